@@ -1,0 +1,55 @@
+# `make demo` and `make test` need Python 3.10 or later and a C++ compiler; each makes its own .venv.
+PYTHON ?= python3
+TORCH ?= 2.13.0
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN = $(BIN)/python
+PYTEST = $(RUN) -m pytest
+
+.PHONY: demo test test-torch bench peers lint asan wheel clean
+
+# Torch is pinned: a plain `torch` would bring the largest build there is.
+$(VENV)/torch-$(TORCH):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) numpy "setuptools>=77" "pybind11>=3" ninja
+	touch $@
+
+# An editable install: Python sources are used as they are, C++ is built again where it changed.
+$(VENV)/built: $(VENV)/torch-$(TORCH) pyproject.toml setup.py $(shell find csrc -type f)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[test,bench,lint]"
+	touch $@
+
+demo: $(VENV)/built
+	$(RUN) -m fastgmtl train --out results/demo --overwrite
+
+test: $(VENV)/built
+	$(RUN) -m fastgmtl info
+	$(PYTEST)
+
+# One wheel, tested under another PyTorch: make test-torch TORCH=2.9.0 VENV=.venv-2.9
+test-torch: $(VENV)/torch-$(TORCH) wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/fastgmtl-*.whl)[test]"
+	cd tests && ../$(RUN) -m pytest -c ../pyproject.toml --rootdir .. . -m "not cuda_host"
+
+wheel:
+	rm -rf dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+bench: $(VENV)/built
+	$(PYTEST) bench $(ARGS)
+
+# torch-scatter and torch-sparse, peers of the benches: from FASTGMTL_WHEELS if it holds them, else built (an hour).
+peers: $(VENV)/built
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(if $(FASTGMTL_WHEELS),--no-index --find-links $(FASTGMTL_WHEELS)) torch-scatter torch-sparse
+
+lint: $(VENV)/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/mypy
+
+asan: $(VENV)/built
+	PYTHON=$(abspath $(RUN)) scripts/asan.sh
+
+clean:
+	rm -rf build dist results *.egg-info fastgmtl/_C*.so $(VENV)

@@ -1,0 +1,67 @@
+#include "level.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+namespace fastgmtl::cpu {
+namespace {
+
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+
+Level best() {
+  for (Level level : {Level::Avx512, Level::Avx2})
+    if (has_level(level)) return level;
+  return Level::Baseline;
+}
+
+Level parse(const char* name) {
+  if (!*name) return best();
+  for (int i = 0; i < 3; ++i) {
+    if (std::strcmp(name, kNames[i])) continue;
+    if (!has_level(static_cast<Level>(i)))
+      throw std::invalid_argument(std::string("FASTGMTL_SIMD: this processor has no ") + name);
+    return static_cast<Level>(i);
+  }
+  throw std::invalid_argument(std::string("FASTGMTL_SIMD must be baseline, avx2 or avx512, got '") + name + "'");
+}
+
+std::atomic<int> chosen{-1};
+
+}  // namespace
+
+bool has_level([[maybe_unused]] Level level) {
+#if defined(__x86_64__)
+  if (level == Level::Avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && has_level(Level::Avx2);
+  if (level == Level::Avx2)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+           __builtin_cpu_supports("bmi2");
+#endif
+  return level == Level::Baseline;
+}
+
+const char* level_name(Level level) { return kNames[static_cast<int>(level)]; }
+
+void set_level(const char* name) { chosen.store(static_cast<int>(parse(name))); }
+
+Level level() {
+  int now = chosen.load(std::memory_order_relaxed);
+  if (now < 0) {
+    const char* name = std::getenv("FASTGMTL_SIMD");
+    set_level(name ? name : "");
+    now = chosen.load();
+  }
+  return static_cast<Level>(now);
+}
+
+#if defined(__x86_64__)
+#define FASTGMTL_TABLE(op) {baseline::op, avx2::op, avx512::op}
+#else
+#define FASTGMTL_TABLE(op) {baseline::op}
+#endif
+void (*const spmm[])(const SpmmArgs&) = FASTGMTL_TABLE(spmm);
+void (*const sddmm[])(const SddmmArgs&) = FASTGMTL_TABLE(sddmm);
+
+}  // namespace fastgmtl::cpu

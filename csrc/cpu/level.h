@@ -1,0 +1,36 @@
+// The loops are compiled once per instruction set, each in a namespace of its own; the best one the processor has is
+// chosen when the module is loaded. FASTGMTL_SIMD names another.
+#pragma once
+
+#include "../contract/sddmm.h"
+
+namespace fastgmtl {
+
+#define FASTGMTL_LEVELS(declare) declare(baseline) declare(avx2) declare(avx512)
+#define FASTGMTL_DECLARE(level)      \
+  namespace level {                  \
+  void spmm(const SpmmArgs& args);   \
+  void sddmm(const SddmmArgs& args); \
+  }
+#if defined(__x86_64__)
+FASTGMTL_LEVELS(FASTGMTL_DECLARE)
+#else
+FASTGMTL_DECLARE(baseline)
+#endif
+
+namespace cpu {
+
+enum class Level : int { Baseline, Avx2, Avx512 };
+
+// The level that runs; what the processor has, or what FASTGMTL_SIMD asked for. Throws ValueError at the first call
+// for a name that is unknown or that this processor has not.
+Level level();
+const char* level_name(Level level);
+bool has_level(Level level);
+void set_level(const char* name);  // "" for the best
+
+extern void (*const spmm[])(const SpmmArgs&);
+extern void (*const sddmm[])(const SddmmArgs&);
+
+}  // namespace cpu
+}  // namespace fastgmtl

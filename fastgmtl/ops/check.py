@@ -1,0 +1,64 @@
+"""Checks of arguments: what was required, what was given, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastgmtl.graph import Graph
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def graph_argument(op: str, graph: Any) -> None:
+    """TypeError unless ``graph`` is a Graph."""
+    if not isinstance(graph, Graph):
+        raise TypeError(
+            f"{op}: graph must be a fastgmtl.Graph, got {type(graph).__name__}; "
+            "build one with Graph.from_edge_index(edge_index)"
+        )
+
+
+def one_of(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def features(op: str, name: str, value: Any, nodes: int, what: str) -> None:
+    """TypeError or ValueError unless ``value`` is floating point, [nodes, d] or [nodes, T, d]."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}; wrap it in torch.as_tensor")
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: {name} must be floating point, got {_dtype(value)}; convert it with .float()")
+    if value.dim() not in (2, 3):
+        raise ValueError(f"{op}: {name} must have shape [N, d] or [N, T, d], got {list(value.shape)}")
+    if value.size(0) != nodes:
+        raise ValueError(
+            f"{op}: {name} must have {what} = {nodes} rows (one for each node of the graph), got {list(value.shape)}"
+        )
+
+
+def same_device(op: str, graph: Graph, value: Tensor) -> None:
+    """ValueError unless ``value`` lies where the graph does."""
+    if value.device != graph.col.device:
+        raise ValueError(
+            f"{op}: graph and tensors must be on one device, got {graph.device} and {value.device}; "
+            "move the graph with .to(device)"
+        )
+
+
+def weights(op: str, value: Any, edges: int, tasks: int | None) -> None:
+    """TypeError or ValueError unless ``value`` is floating point, [edges] or [edges, tasks]."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: weight must be a tensor or None, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: weight must be floating point, got {_dtype(value)}; convert it with .float()")
+    fits = value.dim() in (1, 2) and value.size(0) == edges and (value.dim() == 1 or tasks in (None, value.size(1)))
+    if not fits:
+        wanted = f"[{edges}, {'T' if tasks is None else tasks}]"
+        raise ValueError(f"{op}: weight must have shape [E] or [E, T] = {wanted}, got {list(value.shape)}")

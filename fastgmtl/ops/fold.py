@@ -1,0 +1,47 @@
+"""vmap rules: a batch of calls on one graph is one call with more features or more tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def into_features(value: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """[n, (T,) d] with a batch axis (or to be repeated) as [n, (T,) size * d]."""
+    if value is None:
+        return None
+    value = value.unsqueeze(-2).expand(*value.shape[:-1], size, -1) if dim is None else value.movedim(dim, -2)
+    return value.flatten(-2)
+
+
+def into_tasks(value: Tensor | None, dim: int | None, size: int, tasks: int) -> Tensor | None:
+    """[n, (T,) d] with a batch axis (or to be repeated) as [n, size * tasks, d]; T is 1 or ``tasks``."""
+    if value is None:
+        return None
+    rank = value.dim() - (dim is not None)
+    value = value.unsqueeze(1).expand(-1, size, *[-1] * (rank - 1)) if dim is None else value.movedim(dim, 1)
+    if rank == 2:
+        value = value.unsqueeze(2)
+    return value.expand(-1, -1, tasks, -1).flatten(1, 2)
+
+
+def weights_into_tasks(weight: Tensor, dim: int, tasks: int) -> Tensor:
+    """[E] or [E, T] with a batch axis as [E, size * tasks]."""
+    weight = weight.movedim(dim, 1)
+    if weight.dim() == 2:
+        weight = weight.unsqueeze(2)
+    return weight.expand(-1, -1, tasks).flatten(1)
+
+
+def rank(value: Tensor, dim: int | None) -> int:
+    """Number of axes without the batch axis."""
+    return value.dim() - (dim is not None)
+
+
+def num_tasks(*pairs: tuple[Any, int | None, int]) -> int:
+    """T of the first (value, batch axis, rank with a task axis) that has a task axis, else 1."""
+    for value, dim, with_tasks in pairs:
+        if value is not None and rank(value, dim) == with_tasks:
+            return value.select(dim, 0).size(1) if dim is not None else value.size(1)
+    return 1

@@ -1,0 +1,228 @@
+"""What makes an operator: one kernel call and one backward formula behind three doors.
+
+============  ==================================================  ==================================================
+door          who comes through it                                what it is
+============  ==================================================  ==================================================
+eager         plain tensors                                       ``autograd.Function`` straight to the kernel
+functorch     ``torch.func`` transforms                           ``autograd.Function`` with ``setup_context`` and a
+                                                                  ``vmap`` rule that folds the batch into an axis
+library       ``torch.compile``, export, FakeTensor, subclasses,  op of ``torch.library``: schema, fake, autograd
+              dispatch modes, ``is_grads_batched``
+============  ==================================================  ==================================================
+
+A kernel must never see a tensor whose memory is not its own (fake, batched, wrapped): :meth:`Operator.__call__` asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgmtl import backend
+from fastgmtl.graph import Graph
+
+# Private probes of PyTorch, each with what holds where a version lacks it.
+_functorch_active: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: torch._C._functorch.peek_interpreter_stack() is not None
+)
+_modes_active: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_is_batched: Callable[[Tensor], bool] = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: False)
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+_active = backend.active
+
+
+def is_transformed() -> bool:
+    """Whether anything but plain eager execution is going on: compilation, a dispatch mode, a functorch transform."""
+    return torch.compiler.is_compiling() or bool(_modes_active()) or _functorch_active()
+
+
+class Operator:
+    """An operator on a graph, ``tensors`` (some may be None) and ``options`` (plain values).
+
+    A subclass names its arguments and has five functions of ``(graph, *tensors, *options)``:
+
+    * ``kernel(kernels, ...)`` and ``reference(...)``: outputs, as a tensor or a tuple of tensors;
+    * ``fake(...)``: empty outputs of the same shapes and dtypes;
+    * ``backward(call, needs, grads, outputs, ...)``: gradients of the tensors, made of operators ``call(op)(...)``;
+    * ``vmap(size, dims, ...)``: outputs and their batch axes, for tensors with batch axes ``dims``.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    options: tuple[tuple[str, str], ...]  # (name, schema type)
+    num_outputs: int = 1
+    saves_outputs: bool = False  # whether `backward` reads outputs (these are not differentiable)
+
+    @staticmethod
+    def saved(ctx: Any, *tensors: Tensor | None) -> Sequence[Tensor | None]:
+        """The tensors (None for the rest) that ``backward`` reads, given ``ctx.needs_input_grad[2:]``; () for none."""
+        return tensors
+
+    kernel: Callable[..., Any]
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    backward: Callable[..., Any]
+    vmap: Callable[..., Any]
+
+    def __init__(self) -> None:
+        self.eager = _eager_function(self)
+        self.twin = _functorch_function(self)
+        self.library = _library_op(self)
+
+    def __call__(self, graph: Graph, *args: Any) -> Any:
+        """Run on ``args`` = tensors then options, through the door that fits them."""
+        if is_transformed():
+            if _functorch_active() and not torch.compiler.is_compiling():
+                return self.twin.apply(graph, *args)
+            return self.library(graph, *args)
+        wants_grad = False
+        for value in args[: len(self.tensors)]:
+            if value is not None:
+                if type(value) not in _PLAIN or _is_batched(value):
+                    return self.library(graph, *args)
+                wants_grad = wants_grad or value.requires_grad
+        if wants_grad and torch.is_grad_enabled():
+            return self.eager(graph, args[len(self.tensors) :], *args[: len(self.tensors)])
+        return self.run(graph, *args)
+
+    def run(self, graph: Graph, *args: Any) -> Any:
+        """Outputs of plain tensors, without a gradient."""
+        kernels = _active.get(graph.device_type)
+        if kernels is None:
+            with torch.no_grad():
+                return self.reference(graph, *args)
+        return self.kernel(kernels, graph, *args)
+
+
+def _through(op: Operator) -> Callable[..., Any]:
+    return op
+
+
+def _straight(op: Operator) -> Callable[..., Any]:
+    return op.run
+
+
+def _eager_function(op: Operator) -> Callable[..., Any]:
+    count = len(op.tensors)
+    run, saved, backward_of, outputs_too = op.run, op.saved, op.backward, op.saves_outputs
+    nothing = (None,) * count
+
+    class Eager(torch.autograd.Function):
+        # Options come as one tuple: the engine does work for every argument.
+        @staticmethod
+        def forward(ctx: Any, graph: Graph, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+            out = run(graph, *tensors, *options)
+            ctx.graph, ctx.options = graph, options
+            ctx.set_materialize_grads(False)
+            keep = saved(ctx, *tensors)
+            if outputs_too:
+                ctx.mark_non_differentiable(*out[1:])
+                ctx.save_for_backward(*keep, *out[1:])
+            elif keep:
+                ctx.save_for_backward(*keep)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            keep = ctx.saved_tensors or nothing
+            # Nothing is recorded and nothing is wrapped: straight to the kernels.
+            g = grads[0]
+            plain = not torch.is_grad_enabled() and type(g) is Tensor and not _is_batched(g) and not is_transformed()
+            call = _straight if plain else _through
+            needs = ctx.needs_input_grad[2:]
+            found = backward_of(call, needs, grads, keep[count:], ctx.graph, *keep[:count], *ctx.options)
+            return (None, None, *found)
+
+    Eager.__name__ = Eager.__qualname__ = op.name
+    # Past Function.apply, which only looks for functorch's wrappers: those never come through this door.
+    apply: Callable[..., Any] = super(torch.autograd.Function, Eager).apply
+    return apply
+
+
+def _functorch_function(op: Operator) -> Any:
+    count, extra = len(op.tensors), (None,) * len(op.options)
+
+    class Functorch(torch.autograd.Function):
+        @staticmethod
+        def forward(graph: Graph, *args: Any) -> Any:
+            return op.run(graph, *args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.graph, ctx.options = inputs[0], inputs[count + 1 :]
+            more = output[1:] if op.saves_outputs else ()
+            if more:
+                ctx.mark_non_differentiable(*more)
+            ctx.save_for_backward(*inputs[1 : count + 1], *more)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            saved = ctx.saved_tensors
+            needs = [value is not None and value.is_floating_point() for value in saved[:count]]
+            found = op.backward(_through, needs, grads, saved[count:], ctx.graph, *saved[:count], *ctx.options)
+            return (None, *found, *extra)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], graph: Graph, *args: Any) -> Any:
+            return op.vmap(info.batch_size, in_dims[1 : count + 1], graph, *args)
+
+    Functorch.__name__ = Functorch.__qualname__ = op.name
+    return Functorch
+
+
+def _flatten(graph: Graph) -> list[Tensor | None]:
+    back = graph.t()
+    return [graph.row_ptr, graph.col, graph.edge_id, back.row_ptr, back.col, back.edge_id]
+
+
+def _unflatten(parts: Sequence[Tensor | None], num_src: int) -> Graph:
+    row_ptr, col, edge_id, back_ptr, back_col, back_id = parts
+    graph, back = Graph(row_ptr, col, edge_id, num_src), Graph(back_ptr, back_col, back_id, row_ptr.size(0) - 1)  # type: ignore[arg-type,union-attr]
+    graph._lazy["transpose"], back._lazy["transpose"] = back, graph
+    return graph
+
+
+def _library_op(op: Operator) -> Callable[..., Any]:
+    """Register ``fastgmtl::<name>``; the graph crosses as the tensors of its pattern and of the transpose."""
+    name, count = f"fastgmtl::{op.name}", len(op.tensors)
+    arguments = [f"Tensor? {tensor}" for tensor in op.tensors] + [f"{kind} {option}" for option, kind in op.options]
+    result = "Tensor" if op.num_outputs == 1 else "(" + ", ".join(["Tensor"] * op.num_outputs) + ")"
+    schema = f"(Tensor?[] graph, SymInt num_src, {', '.join(arguments)}) -> {result}"
+    torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+    def implementation(parts: list[Tensor | None], num_src: int, *args: Any) -> Any:
+        return op.run(_unflatten(parts, num_src), *args)
+
+    def fake(parts: list[Tensor | None], num_src: int, *args: Any) -> Any:
+        return op.fake(_unflatten(parts, num_src), *args)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        parts, num_src, *args = inputs
+        ctx.num_src, ctx.options, ctx.num_parts = num_src, args[count:], len(parts)
+        saved = output[1:] if op.saves_outputs else ()
+        if saved:
+            ctx.mark_non_differentiable(*saved)
+        ctx.save_for_backward(*parts, *args[:count], *saved)
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        parts, saved = ctx.saved_tensors[: ctx.num_parts], ctx.saved_tensors[ctx.num_parts :]
+        graph = _unflatten(parts, ctx.num_src)
+        needs = ctx.needs_input_grad[2 : count + 2]
+        found = op.backward(lambda o: o.library, needs, grads, saved[count:], graph, *saved[:count], *ctx.options)
+        return ([None] * ctx.num_parts, None, *found, *[None] * len(op.options))
+
+    torch.library.impl(name, ("CPU", "CUDA"), implementation)
+    torch.library.register_fake(name, fake)
+    torch.library.register_autograd(name, backward, setup_context=setup_context)
+    packet = getattr(torch.ops.fastgmtl, op.name).default
+
+    def through_library(graph: Graph, *args: Any) -> Any:
+        return packet(_flatten(graph), graph.num_src, *args)
+
+    return through_library

@@ -1,0 +1,6 @@
+"""The pure-PyTorch twins: they define what every kernel must return, with the same names and signatures."""
+
+from fastgmtl.reference.sddmm import sddmm
+from fastgmtl.reference.spmm import spmm
+
+__all__ = ["sddmm", "spmm"]
