@@ -1,0 +1,105 @@
+"""load(): a data set by name or folder."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from fastgmtl.data.dataset import Dataset
+from fastgmtl.data.debian import load_bookworm, load_debian
+from fastgmtl.data.files import data_roots, find_folder
+from fastgmtl.data.generate import synthetic
+from fastgmtl.data.planetoid import load_planetoid, planetoid_names
+from fastgmtl.data.tu import load_tu, tu_names
+
+ALWAYS = ("debian", "synthetic")
+
+
+def names() -> list[str]:
+    """Names that load() takes now: those that need no files, and those whose files are in the data roots."""
+    found = list(ALWAYS)
+    for root in data_roots():
+        if _is_bookworm(root / "debian_bookworm"):
+            found.append("debian_bookworm")
+        found += [f"planetoid:{name}" for name in planetoid_names(root / "planetoid")]
+        found += [f"tu:{name}" for name in _tu_members(root / "tu")]
+    return list(dict.fromkeys(found))
+
+
+def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
+    """The data set of that name, or in that folder.
+
+    ``debian`` (comes with the package), ``synthetic``, ``debian_bookworm``, ``planetoid:NAME``, ``tu:NAME``; or a
+    folder with the files of one TU data set, of one Planetoid data set, or of debian_bookworm. ``seed`` chooses the
+    splits that are random (TU, links) and the synthetic graph; the others have a split of their own.
+
+    Raises ValueError for an unknown name (with the nearest right ones) and for a damaged file, FileNotFoundError for
+    absent data: what was looked for, and that FASTGMTL_DATA says where.
+    """
+    text = os.fspath(name)
+    if text == "debian":
+        return load_debian()
+    if text == "synthetic":
+        return synthetic(seed=seed)
+    if text == "debian_bookworm":
+        return load_bookworm(find_folder("debian_bookworm"))
+    family, colon, member = text.partition(":")
+    if colon and family in ("tu", "planetoid"):
+        return _member(family, member, seed)
+    if not isinstance(name, str) or os.sep in text or Path(text).is_dir():
+        return _folder(Path(text), seed)
+    raise ValueError(_unknown(text, names()))
+
+
+def _member(family: str, member: str, seed: int) -> Dataset:
+    if family == "planetoid":
+        folder = find_folder("planetoid")
+        known = planetoid_names(folder)
+        if member in known:
+            return load_planetoid(folder, member, seed)
+    else:
+        folder = find_folder("tu")
+        known = _tu_members(folder)
+        if member in known:
+            return load_tu(folder / member, member, seed)
+    text = _unknown(f"{family}:{member}", [f"{family}:{name}" for name in known])
+    raise ValueError(f"{text}; looked for in {folder}, FASTGMTL_DATA names another place")
+
+
+def _folder(folder: Path, seed: int) -> Dataset:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data: folder {folder} does not exist")
+    if _is_bookworm(folder):
+        return load_bookworm(folder)
+    tu, planetoid = tu_names(folder), planetoid_names(folder)
+    if len(tu) + len(planetoid) > 1:
+        raise ValueError(
+            f"data: folder {folder} must hold one data set, got {', '.join(tu + planetoid)}; "
+            "give each a folder of its own"
+        )
+    if tu:
+        return load_tu(folder, tu[0], seed)
+    if planetoid:
+        return load_planetoid(folder, planetoid[0], seed)
+    raise ValueError(
+        f"data: folder {folder} holds no data set; required is NAME_A.txt with its companions (TU), NAME.npz or "
+        "ind.NAME.* (Planetoid), or edges.npz, features.npz and tasks.npz (Debian)"
+    )
+
+
+def _tu_members(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if path.name in tu_names(path))
+
+
+def _is_bookworm(folder: Path) -> bool:
+    return all((folder / f"{part}.npz").exists() for part in ("edges", "features", "tasks"))
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    # People leave out the family (ENZYMES) and the case (cora, Cora); both are compared away.
+    plain = {n.lower(): n for n in known} | {n.lower().split(":")[-1]: n for n in known}
+    near = difflib.get_close_matches(name.lower(), plain, n=6, cutoff=0.5)
+    close = list(dict.fromkeys(plain[key] for key in near))[:3]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"data: {name!r} is no data set; {hint}known here: {', '.join(known)}, or a folder"
