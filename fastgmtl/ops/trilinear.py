@@ -1,7 +1,7 @@
-"""spmm, sddmm and their joint backward: the partial derivatives of one trilinear form, closed under differentiation.
+r"""spmm, sddmm and their joint backward: the partial derivatives of one trilinear form, closed under differentiation.
 
 .. math::
-    F(g, w, x) = \\sum_{e = (j \\to i)} \\sum_{t, c} s_i \\, w_{e,t} \\, g_{i,t,c} \\, x_{j,t,c} \\, [a_{i,t,c} = e]
+    F(g, w, x) = \sum_{e = (j \to i)} \sum_{t, c} s_i \, w_{e,t} \, g_{i,t,c} \, x_{j,t,c} \, [a_{i,t,c} = e]
 
 ``s`` is 1, or 1 / degree of a mean; the bracket is there for extremes only, ``a`` naming the edge that won. ``spmm`` is
 dF/dg or (transposed) dF/dx, ``sddmm`` dF/dw. As F is linear in each argument, the derivative of one is another, to any
@@ -73,10 +73,14 @@ class _Spmm(Operator):
         y_tasks: bool,
     ) -> Tensor:
         over = graph.t() if transposed else graph
-        y = _new_rows(graph, x, weight, transposed, True) if y_tasks else x.new_empty(over.num_dst, x.size(-1))
+        x = x.contiguous()
+        if x_tasks is y_tasks and over.num_src == over.num_dst:
+            y = torch.empty_like(x)
+        else:
+            y = _new_rows(graph, x, weight, transposed, y_tasks)
         kernels.spmm(
             over.pattern,
-            x.contiguous(),
+            x,
             weight if weight is None else weight.contiguous(),
             _scale(graph, x.dtype) if mean else None,
             transposed,
