@@ -160,35 +160,6 @@ struct type_caster<fastgmtl::Pattern> {
 
 }  // namespace pybind11::detail
 
-namespace fastgmtl {
-namespace {
-
-// (fits, x has tasks, y has tasks): whether spmm can run on these as they are, plain tensors of one floating dtype with
-// shapes that fit the pattern. The first question of ops.spmm, asked here because in Python it costs ten times as much;
-// where the answer is no, Python finds out why and says so.
-py::tuple fits_spmm(py::handle pattern, py::handle x, py::handle weight) {
-  bool fits = false, x_tasks = false, y_tasks = false;
-  try {
-    py::detail::type_caster<Pattern> graph;
-    py::detail::type_caster<View> features, weights;
-    if (graph.load(pattern, false) && features.load(x, false) && weights.load(weight, false)) {
-      const Pattern& p = graph;
-      const View &f = features, &w = weights;
-      x_tasks = f.rank == 3;
-      y_tasks = x_tasks || w.rank == 2;
-      fits = (f.rank == 2 || f.rank == 3) && is_float(f.dtype) && f.size(0) == p.cols && f.device == p.device() &&
-             (!w || (w.dtype == f.dtype && w.device == f.device && (w.rank == 1 || w.rank == 2) &&
-                     w.size(0) == p.edges() && (w.rank == 1 || !x_tasks || w.size(1) == f.size(1))));
-    }
-  } catch (const std::exception&) {
-    fits = false;
-  }
-  return py::make_tuple(fits, x_tasks, y_tasks);
-}
-
-}  // namespace
-}  // namespace fastgmtl
-
 PYBIND11_MODULE(_C, m) {
   using namespace fastgmtl;
   py::register_exception_translator([](std::exception_ptr pointer) {
@@ -204,7 +175,6 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("csr", &csr, unlocked);
   m.def("spmm", &spmm, unlocked);
-  m.def("fits_spmm", &fits_spmm);
   m.def("sddmm", &sddmm, unlocked);
   m.def("spmm_backward", &spmm_backward, unlocked);
 

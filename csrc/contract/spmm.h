@@ -92,8 +92,8 @@ inline EdgeArgs edge_args(const char* op, const Pattern& pattern, const View& ro
   if (*row_per_task == *col_per_task && !weight_per_task) {
     width *= tasks;
     tasks = 1;
-  } else if (!*row_per_task && !*col_per_task && tasks != 1) {
-    fail(op, "a weight per task needs a task axis on one side at least");
+  } else if (tasks != 1 && (!weight_per_task || (!*row_per_task && !*col_per_task))) {
+    fail(op, "a task axis must be on both sides, or on weight and on one side at least");
   }
   args.tasks = tasks, args.width = width;
   if (scale) {

@@ -106,7 +106,8 @@ struct Sddmm : Edges<S, I> {
       const A weight = this->coefficient(e, t);
       A dot = 0;
       for (int64_t c = 0; c < width; ++c) {
-        const A value = edge[c] == id ? widen(theirs[c]) : A{0};
+        if (edge[c] != id) continue;
+        const A value = widen(theirs[c]);
         dot += value * widen(mine[c]);
         if (y) total[c] += weight * value;
       }

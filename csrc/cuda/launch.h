@@ -1,0 +1,13 @@
+// The CUDA operators as csrc/contract/entry.cpp calls them. No CUDA header: plain C++ includes this.
+#pragma once
+
+#include "../contract/sddmm.h"
+
+namespace fastgmtl::cuda {
+
+// Work is queued on args.stream of `device` and nothing waits for it. Throws std::runtime_error with the name of the
+// kernel and CUDA's message.
+void spmm(const SpmmArgs& args, int device);
+void sddmm(const SddmmArgs& args, int device);
+
+}  // namespace fastgmtl::cuda

@@ -1,0 +1,169 @@
+"""Builds csrc/cuda for the CPU with g++ (once per content) and calls it on CPU tensors through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+SOURCES = [
+    *sorted((CSRC / "cuda").glob("*.cu")),
+    CSRC / "contract" / "entry.cpp",
+    HERE / "module.cpp",
+    HERE / "faults.cu",
+]
+FLAGS = (
+    "-x c++ -std=c++17 -O1 -g1 -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-psabi -DFASTGMTL_WITH_CUDA"
+    f" -I{HERE / 'include'} -I{CSRC}"
+).split()
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int32: 4, torch.int64: 5}
+
+
+def build(cache: Path, sources: list[Path] = SOURCES) -> Path:
+    """The shared library of ``sources`` as they are; compiled unless ``cache`` holds it."""
+    compiler, extra = os.environ.get("CXX", "c++"), os.environ.get("FASTGMTL_CXXFLAGS", "").split()
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    digest = hashlib.sha256(" ".join([version, *FLAGS, *extra, *map(str, sources)]).encode())
+    patterns = ("cuda/*", "contract/*", "common/*", "cpu/*.h", "view.h")
+    files = [path for pattern in patterns for path in CSRC.glob(pattern)]
+    for path in sorted([*files, *HERE.glob("*.h"), *HERE.glob("include/*"), HERE / "module.cpp", HERE / "faults.cu"]):
+        digest.update(path.name.encode() + path.read_bytes())
+    library = cache / f"cuda_host_{digest.hexdigest()[:16]}.so"
+    if library.exists():
+        return library
+    for old in cache.glob("cuda_host_*"):
+        old.unlink()
+
+    def compile_one(source: Path) -> str:
+        target = cache / f"cuda_host_{source.stem}.o"
+        command = [compiler, *FLAGS, *extra, "-c", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{source.name} does not compile for the host:\n{done.stderr}")
+        return str(target)
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, sources))
+    part = library.with_suffix(".part")
+    subprocess.run([compiler, "-shared", *extra, *objects, "-o", str(part), "-ldl"], check=True)
+    part.replace(library)
+    return library
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("shape", ctypes.c_int64 * 4),
+        ("rank", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+def _view(tensor: Tensor | None) -> object:
+    if tensor is None:
+        return ctypes.byref(_Tensor(None, (ctypes.c_int64 * 4)(), -1, 0))
+    assert tensor.is_contiguous() and not tensor.is_cuda
+    shape = (ctypes.c_int64 * 4)(*tensor.shape)
+    return ctypes.byref(_Tensor(tensor.data_ptr(), shape, tensor.dim(), DTYPES[tensor.dtype]))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Rows of edges, as csrc/contract/pattern.h has them."""
+
+    row_ptr: Tensor
+    col: Tensor
+    edge_id: Tensor | None
+    cols: int
+
+    @property
+    def rows(self) -> int:
+        return self.row_ptr.numel() - 1
+
+    @property
+    def edges(self) -> int:
+        return self.col.numel()
+
+    def views(self) -> list[object]:
+        return [_view(self.row_ptr), _view(self.col), _view(self.edge_id), ctypes.c_int64(self.cols)]
+
+
+class HostError(RuntimeError):
+    """What the host execution reported."""
+
+
+class Host:
+    """The compiled library; arguments and results are those of csrc/contract/{spmm,sddmm}.h."""
+
+    def __init__(self, library: Path) -> None:
+        self.path = library
+        self._library = ctypes.CDLL(str(library))
+        for name in ("cuda_host_spmm", "cuda_host_sddmm", "cuda_host_fault"):
+            getattr(self._library, name).restype = ctypes.c_char_p
+
+    def _call(self, name: str, *args: object) -> None:
+        error = getattr(self._library, name)(*args)
+        if error is not None:
+            raise HostError(error.decode())
+
+    def spmm(
+        self,
+        pattern: Pattern,
+        x: Tensor,
+        w: Tensor | None,
+        y: Tensor,
+        *,
+        scale: Tensor | None = None,
+        scale_of_cols: bool = False,
+        arg: Tensor | None = None,
+        arg_of: int = 0,
+        reduce: int = 0,
+        new_arg: Tensor | None = None,
+    ) -> None:
+        head = [*pattern.views(), _view(x), _view(w), _view(scale), int(scale_of_cols), _view(arg), arg_of, reduce]
+        self._call("cuda_host_spmm", *head, _view(y), _view(new_arg))
+
+    def sddmm(
+        self,
+        pattern: Pattern,
+        a: Tensor,
+        b: Tensor,
+        out: Tensor,
+        *,
+        w: Tensor | None = None,
+        y: Tensor | None = None,
+        scale: Tensor | None = None,
+        scale_of_cols: bool = False,
+        arg: Tensor | None = None,
+        arg_of: int = 0,
+    ) -> None:
+        head = [*pattern.views(), _view(a), _view(b), _view(w), _view(scale), int(scale_of_cols), _view(arg), arg_of]
+        self._call("cuda_host_sddmm", *head, _view(y), _view(out))
+
+    def fault(self, name: str, data: Tensor, out: Tensor) -> None:
+        self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+
+    def kernels(self) -> tuple[set[str], set[str]]:
+        """Names of the kernels of csrc/cuda in the library, and of those that have run."""
+        room = 1024
+        offsets = (ctypes.c_uint64 * room)()
+        count = self._library.cuda_host_executed(offsets, ctypes.c_int64(room))
+        ran = set(offsets[:count])
+        table = subprocess.run(["nm", "-C", str(self.path)], capture_output=True, text=True, check=True).stdout
+        known, executed = set(), set()
+        for line in table.splitlines():
+            address, kind, name = (*line.split(" ", 2), "", "")[:3]
+            if kind.lower() == "t" and "_kernel" in name and "(" in name and "cold" not in name:
+                known.add(name)
+                if int(address, 16) in ran:
+                    executed.add(name)
+        return known, executed

@@ -1,0 +1,107 @@
+// The operators of csrc/contract/entry.cpp on tensors that Python passes through ctypes, with the CUDA sources behind
+// them. A call returns null, or what went wrong; it also checks what a caller on a GPU relies on.
+#include <cuda_runtime.h>
+#include <dlfcn.h>
+
+#include "contract/sddmm.h"
+#include "cpu/level.h"
+
+namespace fastgmtl::cpu {
+// entry.cpp asks for them on CPU tensors only; here all claim to be on a GPU.
+Level level() { return Level::Baseline; }
+void (*const spmm[])(const SpmmArgs&) = {nullptr};
+void (*const sddmm[])(const SddmmArgs&) = {nullptr};
+}  // namespace fastgmtl::cpu
+
+namespace {
+
+using fastgmtl::View;
+
+struct Tensor {
+  void* data;
+  int64_t shape[4];
+  int32_t rank;  // -1: nothing
+  int32_t dtype;
+};
+
+// Neither the default stream nor the current device.
+char stream_tag;
+constexpr int kDevice = 1;
+std::string message;
+
+struct Call {
+  View view(const char* name, const Tensor& tensor, bool output = false) {
+    View out;
+    if (tensor.rank < 0) return out;
+    out.data = tensor.data, out.rank = tensor.rank, out.dtype = static_cast<fastgmtl::DType>(tensor.dtype);
+    out.stream = &stream_tag, out.device = {true, kDevice};
+    std::copy(tensor.shape, tensor.shape + 4, out.shape);
+    constexpr int64_t sizes[] = {4, 8, 2, 2, 4, 8};
+    cuda_host::memory.add(name, out.data, out.numel() * sizes[tensor.dtype], output);
+    return out;
+  }
+  fastgmtl::Pattern pattern(const Tensor& row_ptr, const Tensor& col, const Tensor& edge_id, int64_t cols) {
+    return {view("row_ptr", row_ptr), view("col", col), view("edge_id", edge_id), cols};
+  }
+  void require(bool condition, const std::string& what) {
+    if (!condition) throw std::runtime_error(what);
+  }
+
+  template <class Body>
+  const char* run(const Body& body) {
+    auto& machine = cuda_host::machine;
+    const char* result = nullptr;
+    machine.streams.clear();
+    try {
+      body();
+      for (void* stream : machine.streams) require(stream == &stream_tag, "work on another stream than the given one");
+      for (const auto& entry : cuda_host::memory.allocations)
+        require(entry.second.complete(), entry.second.name + " is not written everywhere");
+      require(cuda_host::memory.owned.empty(), "a workspace was not freed");
+    } catch (const std::exception& error) {
+      result = (message = error.what()).c_str();
+    }
+    if (!result && machine.device != 0) result = "the current device was not restored";
+    cuda_host::memory.allocations.clear();
+    return result;
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+const char* cuda_host_spmm(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                           const Tensor* x, const Tensor* w, const Tensor* scale, int scale_of_cols, const Tensor* arg,
+                           int arg_of, int reduce, const Tensor* y, const Tensor* new_arg) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::spmm(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("x", *x), call.view("w", *w),
+                   call.view("scale", *scale), scale_of_cols, call.view("arg", *arg), arg_of, reduce,
+                   call.view("y", *y, true), call.view("new_arg", *new_arg, true), 1);
+  });
+}
+
+const char* cuda_host_sddmm(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                            const Tensor* a, const Tensor* b, const Tensor* w, const Tensor* scale, int scale_of_cols,
+                            const Tensor* arg, int arg_of, const Tensor* y, const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::spmm_backward(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("a", *a), call.view("b", *b),
+                            call.view("w", *w), call.view("scale", *scale), scale_of_cols, call.view("arg", *arg),
+                            arg_of, call.view("y", *y, true), call.view("out", *out, true), 1);
+  });
+}
+
+// Offsets in this library of the kernels that have run; returns how many there are, writes at most `room`.
+int64_t cuda_host_executed(uint64_t* offsets, int64_t room) {
+  int64_t n = 0;
+  for (const void* kernel : cuda_host::machine.executed) {
+    Dl_info info;
+    if (dladdr(kernel, &info) && n < room)
+      offsets[n] = reinterpret_cast<uint64_t>(kernel) - reinterpret_cast<uint64_t>(info.dli_fbase);
+    ++n;
+  }
+  return n;
+}
+}
