@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def check_edge_index(edge_index: Any) -> None:
-    """TypeError or ValueError unless ``edge_index`` is an integer tensor [2, E]."""
+def plain_edge_index(edge_index: Any) -> Tensor:
+    """``edge_index``, an integer tensor [2, E] or PyG's ``EdgeIndex``, as a tensor; TypeError or ValueError otherwise."""
     if not isinstance(edge_index, Tensor):
         raise TypeError(
             f"graph: edge_index must be a tensor [2, E] of int32 or int64, got {type(edge_index).__name__}; "
@@ -27,6 +27,8 @@ def check_edge_index(edge_index: Any) -> None:
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         hint = "; transpose it with .t()" if edge_index.dim() == 2 and edge_index.size(1) == 2 else ""
         raise ValueError(f"graph: edge_index must have shape [2, E], got {list(edge_index.shape)}{hint}")
+    as_tensor = getattr(edge_index, "as_tensor", None)  # of EdgeIndex: without what it keeps beside the numbers
+    return edge_index if as_tensor is None else as_tensor()
 
 
 def check_count(name: str, value: Any) -> Any:

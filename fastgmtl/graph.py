@@ -63,7 +63,7 @@ class Graph:
         Raises TypeError for what is not an integer tensor, ValueError for a wrong shape, IndexError (with the
         offending value and its position) for an index out of range.
         """
-        convert.check_edge_index(edge_index)
+        edge_index = convert.plain_edge_index(edge_index)
         if num_src is None and num_dst is None:
             num_src = num_dst = int(edge_index.max()) + 1 if edge_index.numel() else 0
         num_src = convert.check_count("num_src", num_dst if num_src is None else num_src)

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastgmtl.graph import Graph
 
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
+
+
+def _floating(op: str, name: str, value: Tensor) -> None:
+    """TypeError unless ``value`` is dense and of a type that kernels take."""
+    if value.dtype in _FLOATS and value.layout == torch.strided:
+        return
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}; convert it with .to_dense()")
+    wanted = "float32, float64, bfloat16 or float16" if value.is_floating_point() else "floating point"
+    raise TypeError(f"{op}: {name} must be {wanted}, got {_dtype(value)}; convert it with .float()")
 
 
 def graph_argument(op: str, graph: Any) -> None:
@@ -33,8 +46,7 @@ def features(op: str, name: str, value: Any, nodes: int, what: str) -> None:
     """TypeError or ValueError unless ``value`` is floating point, [nodes, d] or [nodes, T, d]."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}; wrap it in torch.as_tensor")
-    if not value.is_floating_point():
-        raise TypeError(f"{op}: {name} must be floating point, got {_dtype(value)}; convert it with .float()")
+    _floating(op, name, value)
     if value.dim() not in (2, 3):
         raise ValueError(f"{op}: {name} must have shape [N, d] or [N, T, d], got {list(value.shape)}")
     if value.size(0) != nodes:
@@ -56,8 +68,7 @@ def weights(op: str, value: Any, edges: int, tasks: int | None) -> None:
     """TypeError or ValueError unless ``value`` is floating point, [edges] or [edges, tasks]."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: weight must be a tensor or None, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{op}: weight must be floating point, got {_dtype(value)}; convert it with .float()")
+    _floating(op, "weight", value)
     fits = value.dim() in (1, 2) and value.size(0) == edges and (value.dim() == 1 or tasks in (None, value.size(1)))
     if not fits:
         wanted = f"[{edges}, {'T' if tasks is None else tasks}]"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgmtl.csr import index_dtype
 from fastgmtl.graph import Graph
-from fastgmtl.ops.check import graph_argument, weights
+from fastgmtl.ops.check import graph_argument, same_device, weights
 from fastgmtl.ops.spmm import spmm
 
 
@@ -31,45 +32,63 @@ def gcn_norm(
         dtype: of the weights, where ``weight`` is None.
 
     Returns:
-        The graph with N loops appended (loops of the given graph stay, with weight 0: they have moved to the end)
-        and its weights [E + N] or [E + N, T]; without ``add_self_loops`` the graph itself and weights [E] or [E, T].
-        Degrees of bfloat16 and float16 weights are summed and inverted in float32.
+        The graph with N loops (loops of the given graph stay, with weight 0: their weight has moved to the new one)
+        and its weights [E + N] or [E + N, T], in the order of its rows, which is its edge order; without
+        ``add_self_loops`` the edges of the graph, in that order, and their weights. Degrees of bfloat16 and float16
+        weights are summed and inverted in float32.
+
+    Raises:
+        TypeError: graph is not a Graph, weight is not a floating point tensor.
+        ValueError: the graph is not square, a shape or a device does not fit.
     """
     graph_argument("gcn_norm", graph)
+    if not graph.is_square:
+        raise ValueError(
+            f"gcn_norm: the graph must have as many sources as destinations, got {graph.num_src} and {graph.num_dst}"
+        )
     if weight is not None:
         weights("gcn_norm", weight, graph.num_edges, None)
-        return _normalise(graph, weight, add_self_loops, improved)
+        same_device("gcn_norm", graph, weight)
+        return _normalise(graph, graph.sort_edges(weight), add_self_loops, improved)
     key = ("gcn_norm", add_self_loops, improved, dtype)
-    return graph._once(key, lambda: _normalise(graph, _ones(graph, dtype), add_self_loops, improved))
-
-
-def _ones(graph: Graph, dtype: torch.dtype) -> Tensor:
-    return torch.ones(graph.num_edges, dtype=dtype, device=graph.device)
+    ones = torch.ones(graph.num_edges, dtype=dtype, device=graph.device)
+    return graph._once(key, lambda: _normalise(graph, ones, add_self_loops, improved))
 
 
 def _normalise(graph: Graph, weight: Tensor, loops: bool, improved: bool) -> tuple[Graph, Tensor]:
+    """The same for weights in row order. Weights then lie as the kernels read them, and nothing is sorted."""
     if loops:
-        weight = _with_loop_weights(graph, weight, 2.0 if improved else 1.0)
-        graph = graph.add_self_loops()
+        graph, weight = _with_loops(graph, weight, 2.0 if improved else 1.0)
+    else:
+        graph = Graph(graph.row_ptr, graph.col, None, graph.num_src)
     wide = weight.float() if weight.dtype in (torch.bfloat16, torch.float16) else weight
     degree = spmm(graph, wide.new_ones(graph.num_src, 1), wide).squeeze(-1)
     positive = degree > 0
     scale = torch.where(positive, torch.where(positive, degree, 1).rsqrt(), 0)
-    src, dst = graph.edge_index()
-    return graph, (scale[src] * wide * scale[dst]).to(weight.dtype)
+    return graph, (scale[graph.col] * wide * scale[graph.edge_rows()]).to(weight.dtype)
 
 
-def _with_loop_weights(graph: Graph, weight: Tensor, fill: float) -> Tensor:
-    """The weights with those of loops set to 0, then one for each node: its last loop's, or ``fill``."""
-    src, dst = graph.edge_index()
-    is_loop = src == dst
-    place = torch.where(is_loop, torch.arange(graph.num_edges, device=graph.device), -1)
-    last = place.new_full((graph.num_dst,), -1).scatter_reduce(0, dst, place, "amax")
-    has_loop = last >= 0
+def _with_loops(graph: Graph, weight: Tensor, fill: float) -> tuple[Graph, Tensor]:
+    """The graph with a loop at the end of every row; that loop has the weight of the row's last loop, or ``fill``."""
+    looped, order, is_loop, last = graph._once("looped_rows", lambda: _loops_in_rows(graph))
+    has_loop, own = last >= 0, weight.new_full((graph.num_dst, *weight.shape[1:]), fill)
     if weight.dim() == 2:
         is_loop, has_loop = is_loop.unsqueeze(1), has_loop.unsqueeze(1)
     if graph.num_edges:
-        own = torch.where(has_loop, weight[last.clamp(min=0)], fill)
-    else:
-        own = weight.new_full((graph.num_dst, *weight.shape[1:]), fill)
-    return torch.cat([torch.where(is_loop, 0, weight), own])
+        own = torch.where(has_loop, weight[last.clamp(min=0)], own)
+    return looped, torch.cat([torch.where(is_loop, 0, weight), own])[order]
+
+
+def _loops_in_rows(graph: Graph) -> tuple[Graph, Tensor, Tensor, Tensor]:
+    """The graph with loops; where its edges stand in (edges, loops); which edges are loops; the last one of a row."""
+    rows, nodes = graph.edge_rows(), torch.arange(graph.num_dst + 1, device=graph.device)
+    edge, row_ptr = torch.arange(graph.num_edges, device=graph.device), graph.row_ptr + nodes
+    is_loop = graph.col == rows
+    order = row_ptr.new_empty(graph.num_edges + graph.num_dst)
+    order[edge + rows] = edge
+    order[row_ptr[1:] - 1] = nodes[:-1] + graph.num_edges
+    col = torch.cat([graph.col, nodes[:-1].to(graph.col.dtype)])[order]
+    last = edge.new_full((graph.num_dst,), -1)
+    last = last.scatter_reduce(0, rows, torch.where(is_loop, edge, -1), "amax")
+    col = col.to(index_dtype(order.size(0), graph.num_src))
+    return Graph(row_ptr, col, None, graph.num_src), order, is_loop, last

@@ -175,14 +175,20 @@ def _functorch_function(op: Operator) -> Any:
     return Functorch
 
 
-def _flatten(graph: Graph) -> list[Tensor | None]:
+# A graph crosses the border of a library op as these; None in a list of tensors would lose its gradients.
+_GRAPH = "Tensor row_ptr, Tensor col, Tensor? edge_id, Tensor back_ptr, Tensor back_col, Tensor? back_id, SymInt num_src"
+_PARTS = 7
+
+
+def flatten(graph: Graph) -> tuple[Any, ...]:
+    """The arguments that a library op takes for a graph."""
     back = graph.t()
-    return [graph.row_ptr, graph.col, graph.edge_id, back.row_ptr, back.col, back.edge_id]
+    return graph.row_ptr, graph.col, graph.edge_id, back.row_ptr, back.col, back.edge_id, graph.num_src
 
 
-def _unflatten(parts: Sequence[Tensor | None], num_src: int) -> Graph:
-    row_ptr, col, edge_id, back_ptr, back_col, back_id = parts
-    graph, back = Graph(row_ptr, col, edge_id, num_src), Graph(back_ptr, back_col, back_id, row_ptr.size(0) - 1)  # type: ignore[arg-type,union-attr]
+def _unflatten(parts: Sequence[Any]) -> Graph:
+    row_ptr, col, edge_id, back_ptr, back_col, back_id, num_src = parts
+    graph, back = Graph(row_ptr, col, edge_id, num_src), Graph(back_ptr, back_col, back_id, row_ptr.size(0) - 1)
     graph._lazy["transpose"], back._lazy["transpose"] = back, graph
     return graph
 
@@ -192,30 +198,32 @@ def _library_op(op: Operator) -> Callable[..., Any]:
     name, count = f"fastgmtl::{op.name}", len(op.tensors)
     arguments = [f"Tensor? {tensor}" for tensor in op.tensors] + [f"{kind} {option}" for option, kind in op.options]
     result = "Tensor" if op.num_outputs == 1 else "(" + ", ".join(["Tensor"] * op.num_outputs) + ")"
-    schema = f"(Tensor?[] graph, SymInt num_src, {', '.join(arguments)}) -> {result}"
+    schema = f"({_GRAPH}, {', '.join(arguments)}) -> {result}"
     torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
 
-    def implementation(parts: list[Tensor | None], num_src: int, *args: Any) -> Any:
-        return op.run(_unflatten(parts, num_src), *args)
+    def implementation(*args: Any) -> Any:
+        # A subclass that gets here has memory of its own: those that have none answer before this.
+        args = tuple(v.as_subclass(Tensor) if isinstance(v, Tensor) and type(v) not in _PLAIN else v for v in args)
+        return op.run(_unflatten(args[:_PARTS]), *args[_PARTS:])
 
-    def fake(parts: list[Tensor | None], num_src: int, *args: Any) -> Any:
-        return op.fake(_unflatten(parts, num_src), *args)
+    def fake(*args: Any) -> Any:
+        return op.fake(_unflatten(args[:_PARTS]), *args[_PARTS:])
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        parts, num_src, *args = inputs
-        ctx.num_src, ctx.options, ctx.num_parts = num_src, args[count:], len(parts)
-        saved = output[1:] if op.saves_outputs else ()
-        if saved:
-            ctx.mark_non_differentiable(*saved)
-        ctx.save_for_backward(*parts, *args[:count], *saved)
+        parts, args = inputs[:_PARTS], inputs[_PARTS:]
+        ctx.num_src, ctx.options = parts[-1], args[count:]
+        more = output[1:] if op.saves_outputs else ()
+        if more:
+            ctx.mark_non_differentiable(*more)
+        ctx.save_for_backward(*parts[:-1], *args[:count], *more)
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        parts, saved = ctx.saved_tensors[: ctx.num_parts], ctx.saved_tensors[ctx.num_parts :]
-        graph = _unflatten(parts, ctx.num_src)
-        needs = ctx.needs_input_grad[2 : count + 2]
+        parts, saved = ctx.saved_tensors[: _PARTS - 1], ctx.saved_tensors[_PARTS - 1 :]
+        graph = _unflatten((*parts, ctx.num_src))
+        needs = ctx.needs_input_grad[_PARTS : _PARTS + count]
         found = op.backward(lambda o: o.library, needs, grads, saved[count:], graph, *saved[:count], *ctx.options)
-        return ([None] * ctx.num_parts, None, *found, *[None] * len(op.options))
+        return (*[None] * _PARTS, *found, *[None] * len(op.options))
 
     torch.library.impl(name, ("CPU", "CUDA"), implementation)
     torch.library.register_fake(name, fake)
@@ -223,6 +231,6 @@ def _library_op(op: Operator) -> Callable[..., Any]:
     packet = getattr(torch.ops.fastgmtl, op.name).default
 
     def through_library(graph: Graph, *args: Any) -> Any:
-        return packet(_flatten(graph), graph.num_src, *args)
+        return packet(*flatten(graph), *args)
 
     return through_library

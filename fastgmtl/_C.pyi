@@ -1,0 +1,61 @@
+"""The compiled module; csrc/contract says what each function computes."""
+
+from torch import Tensor
+
+CUDA: bool
+BUILD: str
+
+Pattern = tuple[Tensor, Tensor, Tensor | None, int]
+
+def csr(
+    row: Tensor,
+    col: Tensor,
+    edge_id: Tensor | None,
+    cols: int,
+    row_ptr: Tensor,
+    new_col: Tensor,
+    new_id: Tensor,
+    threads: int,
+) -> bool: ...
+def spmm(
+    pattern: Pattern,
+    x: Tensor,
+    w: Tensor | None,
+    scale: Tensor | None,
+    scale_of_cols: bool,
+    arg: Tensor | None,
+    arg_of: int,
+    reduce: int,
+    y: Tensor,
+    new_arg: Tensor | None,
+    threads: int,
+) -> None: ...
+def sddmm(
+    pattern: Pattern,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor | None,
+    scale_of_cols: bool,
+    arg: Tensor | None,
+    arg_of: int,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def spmm_backward(
+    pattern: Pattern,
+    a: Tensor,
+    b: Tensor,
+    w: Tensor | None,
+    scale: Tensor | None,
+    scale_of_cols: bool,
+    arg: Tensor | None,
+    arg_of: int,
+    y: Tensor | None,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def simd() -> str: ...
+def set_simd(name: str) -> None: ...
+def simd_levels() -> list[str]: ...
+def uses_exchange_api() -> bool: ...
+def set_exchange_api(on: bool) -> None: ...
