@@ -1,0 +1,93 @@
+"""Arguments."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import fastgmtl
+from fastgmtl.cli import options
+from fastgmtl.cli.bench import bench as run_bench
+from fastgmtl.cli.errors import CliError
+from fastgmtl.cli.train import Request
+from fastgmtl.cli.train import train as run_train
+from fastgmtl.methods import METHODS
+
+KEYS = "; ".join(f"{name}: {options.describe(method.config_type)}" for name, method in METHODS.items())
+
+app = typer.Typer(
+    name="python -m fastgmtl",
+    help="Graph multi-task learning: T tasks over one graph, in one pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def train(
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)} (default: shared)")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="debian, synthetic, tu:NAME, planetoid:NAME, a folder ... (default: debian)"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of weights, dropout and splits (default: 0)")] = None,
+    seeds: Annotated[int | None, typer.Option(help="how many, from --seed on (default: 1)")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder (default: results/METHOD-DATA)")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"keys of {KEYS}")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... (default: auto)")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's)")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="start again in a folder in use")] = False,
+) -> None:
+    """Train a method on a data set; without options: shared on debian, about a minute."""
+    request = Request(
+        method=method,
+        data=data,
+        seed=seed,
+        seeds=seeds,
+        device=device,
+        threads=threads,
+        settings=tuple(settings or ()),
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    raise typer.Exit(run_train(Console(), request))
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, threads and, for every operator, what would run."""
+    print(fastgmtl.info())
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="spmm, overhead ... (default: all)")] = None,
+    compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run")] = None,
+) -> None:
+    """Measure the operators beside their peers (in a checkout of the repository)."""
+    raise typer.Exit(run_bench(names or [], compare))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line. Returns the exit code; whatever the user can mend is one message."""
+    try:
+        app(args=arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except CliError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

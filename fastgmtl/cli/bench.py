@@ -1,0 +1,35 @@
+"""The command bench: pytest-benchmark on the bench folder of the checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import fastgmtl
+from fastgmtl.cli.errors import CliError, unknown
+
+
+def bench(names: list[str], compare: Path | None) -> int:
+    """Run bench/bench_NAME.py for every name, or all. Returns 0, 1 when something failed, 130 when interrupted."""
+    folder = Path(fastgmtl.__file__).resolve().parent.parent / "bench"
+    known = {path.stem.removeprefix("bench_"): path for path in sorted(folder.glob("bench_*.py"))}
+    if not known:
+        raise CliError(
+            f"bench: there are no benchmarks in {folder}; they are part of the repository, not of the "
+            "installed package: run this in a checkout installed with pip install -e ."
+        )
+    for name in names:
+        if name not in known:
+            raise unknown("bench", name, known)
+    for package in ("pytest", "pytest_benchmark"):
+        if importlib.util.find_spec(package) is None:
+            raise CliError(f'bench: {package} is not installed; do: pip install "fastgmtl[bench]"')
+    if compare is not None and not compare.is_file():
+        raise CliError(f"--compare: file {compare} does not exist; required is a JSON file of an earlier run")
+    words = [sys.executable, "-m", "pytest", *(str(known[name]) for name in names or known)]
+    if compare is not None:
+        words.append(f"--benchmark-compare={compare.resolve()}")
+    code = subprocess.run(words, cwd=folder.parent).returncode
+    return {0: 0, 2: 130}.get(code, 1)

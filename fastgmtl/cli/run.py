@@ -1,0 +1,231 @@
+"""One run: one seed, one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from fastgmtl.cli import checkpoint, picture, report
+from fastgmtl.cli.errors import CliError
+from fastgmtl.cli.folder import History, Logs, write_json
+from fastgmtl.cli.machine import machine
+from fastgmtl.cli.progress import progress
+from fastgmtl.data import Dataset, load
+from fastgmtl.methods import METHODS, Diverged, TrainConfig, Trainer, constant_score
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# A process that is killed loses at most this much training.
+SAVE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, with every default filled in. seeds > 1: the seeds seed .. seed + seeds - 1."""
+
+    method: str
+    data: str
+    seed: int
+    seeds: int
+    device: str
+    threads: int
+    config: TrainConfig
+    version: str
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values: config.json."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**values, "config": dataclasses.asdict(self.config)}
+
+
+class Stop:
+    """SIGINT: the first one asks to stop after the epoch, the next one stops at once. A context."""
+
+    def __init__(self, console: Console) -> None:
+        self.asked = False
+        self._console = console
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._console.print("stopping after this epoch; interrupt again to stop at once")
+
+
+@dataclass
+class Run:
+    """A run in its folder. :meth:`train` returns whether it came to its end; then :meth:`finish` gives the results."""
+
+    console: Console
+    plan: Plan
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.dataset = dataset(self.plan)
+        self.trainer = self._trainer()
+        self.logs = Logs(self.path, self.dataset.tasks)
+        self.description = {**self.plan.describe(), "dataset": fingerprint(self.dataset)}
+        self._saved_best = 0
+
+    @property
+    def title(self) -> str:
+        """What the run is, in a few words."""
+        return f"{self.plan.method} on {self.plan.data}, seed {self.plan.seed}"
+
+    def train(self, stop: Stop, resume: bool) -> bool:
+        """Train to the end or until asked to stop; a checkpoint is there in both cases."""
+        self._untrained()
+        self.path.mkdir(exist_ok=True)
+        if resume and (self.path / "last.pt").exists():
+            self._load()
+        else:
+            self.logs.begin(0)
+            self.logs.event("start", **self.description)
+        write_json(self.path / "config.json", self.plan.describe())
+        write_json(self.path / "machine.json", machine(self.dataset.x.device))
+        try:
+            self._epochs(stop)
+        except Diverged as error:
+            self.logs.event("diverged", message=str(error))
+            raise CliError(f"{error}; set it with --set lr={self.plan.config.lr / 3:.2g}", 1) from None
+        self._save()
+        if not self.trainer.done:
+            self.logs.event("interrupted", epoch=self.trainer.epoch)
+            self._draw()
+        return self.trainer.done
+
+    def finish(self) -> report.Results:
+        """Test the best weights; write results.json, report.md and curves.png."""
+        history = self._draw()
+        result = report.results(self.description, self.dataset, self.trainer, history.seconds)
+        report.write(self.path, result, self.description, again(self.plan, self.path))
+        self.logs.event("end", **result)
+        return result
+
+    def constants(self) -> dict[str, float]:
+        """The val score of the best constant prediction, by task."""
+        return {name: constant_score(task, "val") for name, task in self.dataset.tasks.items()}
+
+    def _trainer(self) -> Trainer:
+        try:
+            method = METHODS[self.plan.method]
+            return Trainer(method, self.dataset, self.plan.config, self.plan.seed)
+        except ValueError as error:
+            raise CliError(f"{self.plan.method} on {self.plan.data}: {error}") from None
+
+    def _epochs(self, stop: Stop) -> None:
+        saved = time.monotonic()
+        with progress(self.console, self.title, self.dataset.tasks, self.plan.config) as display:
+            for epoch in self.trainer:
+                self.logs.add(epoch)
+                display.update(epoch)
+                if epoch.best:
+                    self.logs.event("best", epoch=epoch.epoch, rank=epoch.rank, val=epoch.score)
+                if stop.asked:
+                    return
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+
+    def _save(self) -> None:
+        checkpoint.save(self.path / "last.pt", self.description, self.trainer.state_dict())
+        best = self.trainer.best
+        if best is not None and best.epoch != self._saved_best:
+            checkpoint.save(self.path / "best.pt", self.description, vars(best))
+            self._saved_best = best.epoch
+
+    def _load(self) -> None:
+        path = self.path / "last.pt"
+        content = checkpoint.load(path)
+        wrong = checkpoint.differences(content["run"], self.description)
+        if wrong:
+            raise CliError(f"--resume: checkpoint {path} is of another run:\n  " + "\n  ".join(wrong))
+        try:
+            self.trainer.load_state_dict(content["state"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CliError(f"--resume: checkpoint {path} does not fit the model: {error}") from None
+        self.logs.begin(self.trainer.epoch)
+        self.logs.event("resume", epoch=self.trainer.epoch, **self.description)
+        self.console.print(f"resumed after epoch {self.trainer.epoch}", markup=False)
+
+    def _untrained(self) -> None:
+        for name, count in self.trainer.train_counts.items():
+            if not count:
+                self.console.print(
+                    f"task {name} has no labels in train: it is not trained and does not count for the best epoch",
+                    markup=False,
+                    highlight=False,
+                )
+
+    def _draw(self) -> History:
+        history = self.logs.history()
+        if history.epochs:
+            tasks = self.dataset.tasks
+            picture.draw(self.path / "curves.png", self.title, tasks, [history], self.constants())
+        return history
+
+
+def dataset(plan: Plan) -> Dataset:
+    """The data of a run, on its device."""
+    try:
+        return load(plan.data, seed=plan.seed).to(torch.device(plan.device))
+    except (ValueError, OSError) as error:
+        raise CliError(str(error)) from None
+
+
+def fingerprint(data: Dataset) -> dict[str, Any]:
+    """What two data sets must have in common for a run on one to go on with the other."""
+    tasks: Mapping[str, Any] = {
+        name: {
+            "kind": task.kind,
+            "level": task.level,
+            "metric": task.metric,
+            "outputs": task.num_outputs,
+            "labels": [task.count(split) for split in ("train", "val", "test")],
+        }
+        for name, task in data.tasks.items()
+    }
+    return {
+        "name": data.name,
+        "source": data.source,
+        "nodes": data.num_nodes,
+        "edges": data.graph.num_edges,
+        "features": data.num_features,
+        "graphs": data.num_graphs,
+        "tasks": tasks,
+    }
+
+
+def again(plan: Plan, path: Path) -> str:
+    """The command that repeats a run."""
+    default = type(plan.config)()
+    words = ["python", "-m", "fastgmtl", "train", "--method", plan.method, "--data", plan.data]
+    words += ["--seed", str(plan.seed)] + (["--seeds", str(plan.seeds)] if plan.seeds > 1 else [])
+    words += ["--device", plan.device, "--threads", str(plan.threads)]
+    for key, value in dataclasses.asdict(plan.config).items():
+        if value != getattr(default, key):
+            words += ["--set", f"{key}={value}"]
+    return shlex.join([*words, "--out", str(path)])

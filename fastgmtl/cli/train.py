@@ -1,0 +1,171 @@
+"""The command train: from what the user asked to one run a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import fastgmtl
+from fastgmtl.cli import checkpoint, options, picture, report
+from fastgmtl.cli.errors import CliError, unknown
+from fastgmtl.cli.folder import check, make, read_json, write_json
+from fastgmtl.cli.run import Plan, Run, Stop, again
+from fastgmtl.data import names
+from fastgmtl.methods import METHODS
+
+INTERRUPTED = 130
+DEFAULTS: dict[str, Any] = {"method": "shared", "data": "debian", "seed": 0, "seeds": 1}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options as given; None where one was left out."""
+
+    method: str | None
+    data: str | None
+    seed: int | None
+    seeds: int | None
+    device: str | None
+    threads: int | None
+    settings: tuple[str, ...]
+    out: Path | None
+    resume: bool
+    overwrite: bool
+
+
+def train(console: Console, request: Request) -> int:
+    """Train as asked. Returns the exit code: 0, or 130 when interrupted."""
+    if request.resume and request.overwrite:
+        raise CliError("--resume and --overwrite: one of them, not both")
+    out = request.out or _default_out(request)
+    plan = resolve(request, out)
+    check(out, request.resume, request.overwrite)
+    torch.set_num_threads(plan.threads)
+    with Stop(console) as stop:
+        try:
+            code = _runs(console, plan, out, stop, request)
+        except KeyboardInterrupt:
+            _say(console, "interrupted")
+            code = INTERRUPTED
+    if code and (out / "config.json").exists():
+        command = shlex.join(["python", "-m", "fastgmtl", "train", "--resume", "--out", str(out)])
+        _say(console, f"to go on: {command}")
+    return code
+
+
+def resolve(request: Request, out: Path) -> Plan:
+    """Fill in what was left out: from the run in the folder when resuming, else the defaults."""
+    stored = _stored(out) if request.resume else {}
+    asked = {key: getattr(request, key) for key in DEFAULTS}
+    values = {key: _first(asked[key], stored.get(key), DEFAULTS[key]) for key in DEFAULTS}
+    if values["method"] not in METHODS:
+        raise unknown("--method", values["method"], METHODS)
+    if values["seeds"] < 1:
+        raise CliError(f"--seeds: at least 1 is required, got {values['seeds']}")
+    if not 0 <= values["seed"] < 2**63:
+        raise CliError(f"--seed: 0 or more is required, got {values['seed']}")
+    values["data"] = _data(values["data"])
+    same_method = values["method"] == stored.get("method")
+    config = options.parse(
+        METHODS[values["method"]].config_type, request.settings, stored.get("config") if same_method else None
+    )
+    plan = Plan(
+        **values,
+        device=_device(_first(request.device, stored.get("device"), "auto")),
+        threads=_threads(_first(request.threads, stored.get("threads"), torch.get_num_threads())),
+        config=config,
+        version=fastgmtl.__version__,
+    )
+    wrong = checkpoint.differences(stored, plan.describe()) if stored else []
+    if wrong:
+        raise CliError(f"--resume: {out} holds another run:\n  " + "\n  ".join(wrong))
+    return plan
+
+
+def _runs(console: Console, plan: Plan, out: Path, stop: Stop, request: Request) -> int:
+    """One run, or one a seed. Nothing is written before the data is read and the model built."""
+    outcomes: list[report.Results] = []
+    histories, constants = [], []
+    for seed in range(plan.seed, plan.seed + plan.seeds):
+        path = out / f"seed{seed}" if plan.seeds > 1 else out
+        run = Run(console, dataclasses.replace(plan, seed=seed, seeds=1), path)
+        if not outcomes:
+            _say(console, run.dataset.summary() + "\n")
+            make(out, request.overwrite)
+            if plan.seeds > 1:
+                write_json(out / "config.json", plan.describe())
+        if not run.train(stop, request.resume):
+            _say(console, f"interrupted after epoch {run.trainer.epoch}; checkpoint {path / 'last.pt'}")
+            return INTERRUPTED
+        outcomes.append(run.finish())
+        histories.append(run.logs.history())
+        constants.append(run.constants())
+        report.show(console, outcomes[-1])
+    if plan.seeds > 1:
+        result = report.merged(outcomes)
+        report.write(out, result, {**run.description, **plan.describe()}, again(plan, out))
+        mean = {name: sum(c[name] for c in constants) / len(constants) for name in constants[0]}
+        title = f"{plan.method} on {plan.data}, {plan.seeds} seeds: mean and deviation"
+        picture.draw(out / "curves.png", title, run.dataset.tasks, histories, mean)
+        report.show(console, result)
+    _say(console, report.NOTE)
+    _say(console, f"picture     {out / 'curves.png'}")
+    _say(console, f"report      {out / 'report.md'}")
+    _say(console, f"checkpoint  {path / 'best.pt'}")
+    return 0
+
+
+def _default_out(request: Request) -> Path:
+    method, data = request.method or DEFAULTS["method"], request.data or DEFAULTS["data"]
+    return Path("results") / f"{method}-{Path(data).name.replace(':', '-')}"
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    path = out / "config.json"
+    if not path.exists():
+        raise CliError(f"--resume: there is no run in {out} (no config.json); leave --resume out")
+    stored = read_json(path)
+    missing = [field.name for field in dataclasses.fields(Plan) if field.name not in stored]
+    if missing:
+        raise CliError(f"{path} lacks {', '.join(missing)}: it is not the config.json of a run")
+    return stored
+
+
+def _data(name: str) -> str:
+    """The name; a folder as a full path, so that a run can go on from anywhere."""
+    return str(Path(name).resolve()) if name not in names() and Path(name).is_dir() else name
+
+
+def _device(text: str) -> str:
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise unknown("--device", text, ("auto", "cpu", "cuda")) from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown("--device", text, ("auto", "cpu", "cuda"))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CliError(f"--device: {text} is not there, PyTorch sees {torch.cuda.device_count()} GPUs; take cpu")
+    return text
+
+
+def _threads(number: int) -> int:
+    if number < 1:
+        raise CliError(f"--threads: at least 1 is required, got {number}")
+    return number
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _say(console: Console, text: str) -> None:
+    """Print as it is: no markup, no colours, no wrapping of paths and commands."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

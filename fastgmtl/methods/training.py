@@ -1,0 +1,256 @@
+"""The training loop that every method shares, and what a method has to be.
+
+A method is a module (its weights, and every other state as a buffer) with three functions: :meth:`Method.build`,
+:meth:`Method.step` and :meth:`Method.evaluate`. The loop owns the optimiser, the random numbers, early stopping and the
+best weights. It knows nothing of files or terminals: it yields one record an epoch, and gives and takes its state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastgmtl.data import Dataset
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+def require(condition: bool, key: str, wanted: str, given: object) -> None:
+    """Raise ValueError ``key: must be wanted, got given`` unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{key}: must be {wanted}, got {given!r}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What the loop itself needs to know; the Config of a method extends it.
+
+    epochs: most passes over the data. patience: stop after so many epochs without a better mean val score.
+    lr, weight_decay: those of AdamW.
+    """
+
+    epochs: int = 300
+    patience: int = 60
+    lr: float = 0.01
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require(self.patience >= 1, "patience", "at least 1", self.patience)
+        require(0 < self.lr < math.inf, "lr", "positive", self.lr)
+        require(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more", self.weight_decay)
+
+
+class Method(nn.Module, ABC):
+    """One method on one data set: what the loop trains.
+
+    Everything that must survive a checkpoint is a parameter or a buffer. Layers and dropout may draw from PyTorch's
+    global generator (the loop seeds, saves and restores it); what takes a generator draws from the one of ``build``.
+    """
+
+    config_type: ClassVar[type[TrainConfig]]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, dataset: Dataset, config: Any, generator: torch.Generator) -> Self:
+        """The method with fresh weights, on the data set's device. Raises ValueError if it does not fit the data."""
+
+    @abstractmethod
+    def step(self, batch: Dataset) -> dict[str, Tensor]:
+        """The mean training loss of each task over the batch, differentiable; 0 for a task without labels."""
+
+    @abstractmethod
+    def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
+        """The score of each task on a split; NaN where nothing is labelled. Called in eval mode, without gradients."""
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Fill the gradients from the losses of one step: here those of their sum."""
+        torch.autograd.backward(list(losses.values()))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave.
+
+    epoch: from 1. loss: mean training loss by task, NaN for a task without training labels. score: val metric by task.
+    rank: what early stopping compares: the mean of the scores, mae counted negative. best: whether it is the best yet.
+    """
+
+    epoch: int
+    loss: dict[str, float]
+    score: dict[str, float]
+    rank: float
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch yet, its val scores and a copy of its weights."""
+
+    epoch: int
+    rank: float
+    score: dict[str, float]
+    model: dict[str, Tensor]
+
+
+class Diverged(RuntimeError):
+    """A training loss is no longer a finite number."""
+
+
+class Trainer:
+    """Trains one method on one data set, full graph, one step an epoch.
+
+    ``for epoch in trainer: ...`` runs to the end or may be left after any epoch; :meth:`state_dict` then holds all that
+    is needed to go on (:meth:`load_state_dict` of a Trainer made with the same arguments), bit for bit on a CPU with
+    the same number of threads. Random numbers come from ``seed`` alone: those of the caller are neither used nor
+    changed. After an exception inside an epoch only a state from before it is good.
+    """
+
+    def __init__(self, method: type[Method], dataset: Dataset, config: TrainConfig, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.epoch = 0
+        self.stale = 0
+        self.best: Best | None = None
+        self.train_counts = dataset.tasks.counts("train")
+        if not any(self.train_counts.values()):
+            raise ValueError(f"data set {dataset.name}: no task has a label in train")
+        self._random = _Random(seed, dataset.x.device)
+        with self._random.active():
+            self.method = method.build(dataset, config, self._random.generator)
+        self._optimizer = torch.optim.AdamW(self.method.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is over, or patience is."""
+        return self.epoch >= self.config.epochs or self.stale >= self.config.patience
+
+    def __iter__(self) -> Iterator[Epoch]:
+        while not self.done:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> Epoch:
+        """One step over the whole data set, then the val scores. Raises Diverged before any weight is spoilt."""
+        start = time.perf_counter()
+        with self._random.active():
+            self.method.train()
+            self._optimizer.zero_grad()
+            losses = self.method.step(self.dataset)
+            self._check(losses)
+            self.method.backward(losses)
+            self._optimizer.step()
+        self.epoch += 1
+        score = self.evaluate("val")
+        rank = self._rank(score)
+        better = self.best is None or math.isnan(self.best.rank) or rank > self.best.rank
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            model = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
+            self.best = Best(self.epoch, rank, score, model)
+        loss = {k: float(v.detach()) if self.train_counts[k] else math.nan for k, v in losses.items()}
+        return Epoch(self.epoch, loss, score, rank, better, time.perf_counter() - start)
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """The score of each task on a split, with the present weights. Leaves the run's random numbers as they were."""
+        self.method.eval()
+        before = self._random.state_dict()
+        with torch.no_grad(), self._random.active():
+            score = self.method.evaluate(self.dataset, split)
+        self._random.load_state_dict(before)
+        return score
+
+    def evaluate_best(self, split: str) -> dict[str, float]:
+        """The score of each task on a split, with the best weights; the present ones stay."""
+        if self.best is None:
+            return self.evaluate(split)
+        present = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
+        self.method.load_state_dict(self.best.model)
+        try:
+            return self.evaluate(split)
+        finally:
+            self.method.load_state_dict(present)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: tensors, numbers, strings, lists and dicts only. Tensors are not copied."""
+        return {
+            "epoch": self.epoch,
+            "stale": self.stale,
+            "model": dict(self.method.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "random": self._random.state_dict(),
+            "best": None if self.best is None else vars(self.best),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state. Raises KeyError, ValueError or RuntimeError when it is of another model."""
+        self.method.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._random.load_state_dict(state["random"])
+        self.best = None if state["best"] is None else Best(**state["best"])
+        self.epoch, self.stale = state["epoch"], state["stale"]
+
+    def _rank(self, score: Mapping[str, float]) -> float:
+        """Mean over the tasks that are trained and have a score; NaN when there is none."""
+        sign = {name: 1 if t.higher_is_better else -1 for name, t in self.dataset.tasks.items()}
+        values = [
+            sign[name] * value for name, value in score.items() if self.train_counts[name] and not math.isnan(value)
+        ]
+        return sum(values) / len(values) if values else math.nan
+
+    def _check(self, losses: Mapping[str, Tensor]) -> None:
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        name, value = wrong[0], values[wrong[0]]
+        raise Diverged(
+            f"training diverged in epoch {self.epoch + 1}: the loss of task {name} is {value}; "
+            f"try a smaller lr (it is {self.config.lr:g}), and look for NaN or huge features"
+        )
+
+
+class _Random:
+    """The random numbers of one run: PyTorch's global generators and one generator for what takes one."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self._devices = [torch.device("cpu")] + ([device] if device.type == "cuda" else [])
+        self._states = [torch.Generator(d).manual_seed(seed).get_state() for d in self._devices]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the global generators are those of the run; outside, those of the caller, untouched."""
+        with torch.random.fork_rng(self._devices[1:]):
+            for device, state in zip(self._devices, self._states, strict=True):
+                _default(device).set_state(state)
+            yield
+            self._states = [_default(d).get_state() for d in self._devices]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        named = {d.type: s for d, s in zip(self._devices, self._states, strict=True)}
+        return {"generator": self.generator.get_state(), **named}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; of a run on another device, what both have."""
+        self.generator.set_state(state["generator"])
+        self._states = [state.get(d.type, mine) for d, mine in zip(self._devices, self._states, strict=True)]
+
+
+def _default(device: torch.device) -> torch.Generator:
+    if device.type == "cpu":
+        return torch.default_generator
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[index]
+
+
+__all__ = ["Best", "Diverged", "Epoch", "Method", "TrainConfig", "Trainer", "require"]

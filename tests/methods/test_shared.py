@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fastgmtl.data import Dataset
+from fastgmtl.methods import Shared
+from fastgmtl.methods.shared import Config, LinkHead
+
+
+def _build(data: Dataset, **changes: Any) -> Shared:
+    torch.manual_seed(0)
+    config = Config(**{"hidden": 8, "layers": 2, **changes})
+    return Shared.build(data, config, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("conv", ["gcn", "sage", "gin"])
+def test_every_parameter_is_trained(mixed: Dataset, conv: str, residual: bool) -> None:
+    method = _build(mixed, conv=conv, residual=residual, dropout=0.0)
+    losses = method.step(mixed)
+    assert list(losses) == list(mixed.tasks)
+    method.backward(losses)
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    # Batch norm takes away the bias before it; every other parameter moves the losses.
+    moved = [name for name, p in method.named_parameters() if p.grad.abs().max() > 1e-7]  # type: ignore[union-attr]
+    assert {"encoder.input.weight", *(f"heads.{i}.linear.weight" for i in range(5))} <= set(moved)
+
+
+def test_losses_are_means_over_labels(mixed: Dataset) -> None:
+    method = _build(mixed, dropout=0.0)
+    losses = method.step(mixed)
+    method.generator.manual_seed(0)
+    outputs = method.outputs(mixed, "train")
+    task = mixed.tasks["class"]
+    keep = task.split["train"] & (task.target >= 0)
+    expected = torch.nn.functional.cross_entropy(outputs["class"][keep], task.target[keep])  # type: ignore[index]
+    torch.testing.assert_close(losses["class"], expected)
+    positive, negative = outputs["link"]
+    pair = torch.cat((torch.nn.functional.softplus(-positive), torch.nn.functional.softplus(negative)))
+    torch.testing.assert_close(losses["link"], pair.mean())
+
+
+def test_unit_of_a_regression_does_not_matter(make_mixed: Callable[..., Dataset]) -> None:
+    small, large = make_mixed(), make_mixed(unit=1000.0)
+    one, two = _build(small, dropout=0.0), _build(large, dropout=0.0)
+    torch.testing.assert_close(one.step(small)["number"], two.step(large)["number"])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            1000 * one.outputs(small, "val")["number"],  # type: ignore[operator]
+            two.outputs(large, "val")["number"],
+        )
+
+
+def test_link_scores(mixed: Dataset) -> None:
+    """Eight dot products of parts of the mapped features, then the network; the order of a pair does not matter."""
+    head = _build(mixed, hidden=16).heads[3]
+    assert isinstance(head, LinkHead)
+    h = torch.randn(mixed.num_nodes, 16)
+    pairs = torch.randint(mixed.num_nodes, (2, 50), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        score, flipped = head(h, pairs, pairs.flip(0))
+        z = head.linear(h)
+        products = torch.stack([(z[pairs[0]] * z[pairs[1]])[:, c].sum(1) for c in torch.arange(16).split(2)], 1)
+        torch.testing.assert_close(score, head.network(products)[:, 0])
+        torch.testing.assert_close(score, flipped)
+
+
+def test_features_are_standardised_but_not_words(mixed: Dataset) -> None:
+    """Shifting and stretching a feature changes nothing; a column of zeros and ones, or a constant one, is left."""
+    words = (mixed.x > 0).float()
+    words[:, 3] = 7.0
+    changed = dataclasses.replace(mixed, x=5 + 100 * mixed.x)
+    plain, moved, raw = (_build(d, dropout=0.0) for d in (mixed, changed, dataclasses.replace(mixed, x=words)))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plain.encoder(mixed.x, mixed.graph), moved.encoder(changed.x, mixed.graph), rtol=1e-3, atol=1e-4
+        )
+        assert torch.equal(raw.encoder.shift, torch.zeros(5))
+        assert torch.equal(raw.encoder.scale, torch.ones(5))
+
+
+def test_graph_head_pools_the_nodes_of_each_graph(mixed: Dataset) -> None:
+    method = _build(mixed)
+    head = method.heads[4]
+    h = torch.randn(mixed.num_nodes, 8)
+    assert mixed.node_graph is not None
+    means = torch.stack([h[mixed.node_graph == g].mean(0) for g in range(mixed.num_graphs)])
+    with torch.no_grad():
+        torch.testing.assert_close(head(mixed.tasks["graph"], h, mixed), head.linear(means))  # type: ignore[operator]
+
+
+def test_dropout_only_in_training(mixed: Dataset) -> None:
+    method = _build(mixed, dropout=0.5)
+    method.eval()
+    with torch.no_grad():
+        one, two = (method.encoder(mixed.x, mixed.graph) for _ in range(2))
+        assert torch.equal(one, two)
+        method.train()
+        assert not torch.equal(method.encoder(mixed.x, mixed.graph), one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conv": "gat"}, "conv: must be gcn, sage or gin, got 'gat'"),
+        ({"hidden": 0}, "hidden: must be at least 1, got 0"),
+        ({"layers": 0}, "layers: must be at least 1, got 0"),
+        ({"dropout": 1.0}, "dropout: must be in [0, 1), got 1.0"),
+        ({"epochs": 0}, "epochs: must be at least 1, got 0"),
+    ],
+)
+def test_config_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        Config(**changes)
+    assert str(error.value) == message
