@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def plain_edge_index(edge_index: Any) -> Tensor:
-    """``edge_index``, an integer tensor [2, E] or PyG's ``EdgeIndex``, as a tensor; TypeError or ValueError otherwise."""
+    """``edge_index``, integer [2, E] or PyG's ``EdgeIndex``, as a plain tensor; TypeError or ValueError otherwise."""
     if not isinstance(edge_index, Tensor):
         raise TypeError(
             f"graph: edge_index must be a tensor [2, E] of int32 or int64, got {type(edge_index).__name__}; "

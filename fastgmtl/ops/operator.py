@@ -176,7 +176,9 @@ def _functorch_function(op: Operator) -> Any:
 
 
 # A graph crosses the border of a library op as these; None in a list of tensors would lose its gradients.
-_GRAPH = "Tensor row_ptr, Tensor col, Tensor? edge_id, Tensor back_ptr, Tensor back_col, Tensor? back_id, SymInt num_src"
+_GRAPH = (
+    "Tensor row_ptr, Tensor col, Tensor? edge_id, Tensor back_ptr, Tensor back_col, Tensor? back_id, SymInt num_src"
+)
 _PARTS = 7
 
 
