@@ -57,7 +57,9 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
-    raise typer.Exit(run_train(Console(), request))
+    # A log has no width: tables are not squeezed into the 80 columns that rich assumes for it.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    raise typer.Exit(run_train(console, request))
 
 
 @app.command()
@@ -69,7 +71,7 @@ def info() -> None:
 @app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="spmm, overhead ... (default: all)")] = None,
-    compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run")] = None,
+    compare: Annotated[Path | None, typer.Option(help="the .jsonl file of an earlier run")] = None,
 ) -> None:
     """Measure the operators beside their peers (in a checkout of the repository)."""
     raise typer.Exit(run_bench(names or [], compare))

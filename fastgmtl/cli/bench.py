@@ -1,4 +1,4 @@
-"""The command bench: pytest-benchmark on the bench folder of the checkout."""
+"""The command bench: pytest on the bench folder of the checkout."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def bench(names: list[str], compare: Path | None) -> int:
         if importlib.util.find_spec(package) is None:
             raise CliError(f'bench: {package} is not installed; do: pip install "fastgmtl[bench]"')
     if compare is not None and not compare.is_file():
-        raise CliError(f"--compare: file {compare} does not exist; required is a JSON file of an earlier run")
+        raise CliError(f"--compare: file {compare} does not exist; required is a .jsonl file of an earlier run")
     words = [sys.executable, "-m", "pytest", *(str(known[name]) for name in names or known)]
     if compare is not None:
-        words.append(f"--benchmark-compare={compare.resolve()}")
+        words.append(f"--compare={compare.resolve()}")
     code = subprocess.run(words, cwd=folder.parent).returncode
     return {0: 0, 2: 130}.get(code, 1)

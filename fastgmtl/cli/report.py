@@ -18,7 +18,7 @@ from fastgmtl.cli.progress import number
 from fastgmtl.data import Dataset
 from fastgmtl.methods import Trainer, constant_score
 
-HEAD = ("task", "metric", "constant", "val", "test", "test labels")
+HEAD = ("task", "metric", "constant", "val", "test", "labels")
 NOTE = (
     "Scores of the weights of the best epoch; constant is the test score of the best constant prediction, "
     "chosen from the training labels."
@@ -75,6 +75,10 @@ def _spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": deviation, "values": values}
 
 
+def _mean(value: Any) -> float:
+    return float(value["mean"] if isinstance(value, Mapping) else value)
+
+
 def table(result: Results, plus_minus: str = "±") -> list[tuple[str, ...]]:
     """The rows under HEAD."""
 
@@ -89,7 +93,8 @@ def table(result: Results, plus_minus: str = "±") -> list[tuple[str, ...]]:
         (
             name,
             task["metric"] if task["higher_is_better"] else f"{task['metric']} (lower is better)",
-            *(cell(task[key]) for key in ("constant", "val", "test")),
+            number(_mean(task["constant"])),
+            *(cell(task[key]) for key in ("val", "test")),
             f"{task['labels']['test']:,}",
         )
         for name, task in result["tasks"].items()
@@ -102,7 +107,7 @@ def show(console: Console, result: Results) -> None:
     grid = Table(title=Text(_title(result), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for place, name in enumerate(HEAD):
         justify: JustifyMethod = "right" if place > 1 else "left"
-        grid.add_column(name, justify=justify, style="bold" if name == "test" else None)
+        grid.add_column(name, justify=justify, style="bold" if name == "test" else None, no_wrap=True)
     for row in table(result, "±" if unicode else "+-"):
         grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)

@@ -92,6 +92,7 @@ def _runs(console: Console, plan: Plan, out: Path, stop: Stop, request: Request)
     """One run, or one a seed. Nothing is written before the data is read and the model built."""
     outcomes: list[report.Results] = []
     histories, constants = [], []
+    sources: dict[str, None] = {}  # each once, in order
     for seed in range(plan.seed, plan.seed + plan.seeds):
         path = out / f"seed{seed}" if plan.seeds > 1 else out
         run = Run(console, dataclasses.replace(plan, seed=seed, seeds=1), path)
@@ -104,12 +105,14 @@ def _runs(console: Console, plan: Plan, out: Path, stop: Stop, request: Request)
             _say(console, f"interrupted after epoch {run.trainer.epoch}; checkpoint {path / 'last.pt'}")
             return INTERRUPTED
         outcomes.append(run.finish())
+        sources[run.dataset.source] = None
         histories.append(run.logs.history())
         constants.append(run.constants())
         report.show(console, outcomes[-1])
     if plan.seeds > 1:
         result = report.merged(outcomes)
-        report.write(out, result, {**run.description, **plan.describe()}, again(plan, out))
+        described = {**plan.describe(), "dataset": {"source": "; ".join(sources)}}
+        report.write(out, result, described, again(plan, out))
         mean = {name: sum(c[name] for c in constants) / len(constants) for name in constants[0]}
         title = f"{plan.method} on {plan.data}, {plan.seeds} seeds: mean and deviation"
         picture.draw(out / "curves.png", title, run.dataset.tasks, histories, mean)

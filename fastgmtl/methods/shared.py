@@ -32,7 +32,7 @@ class Config(TrainConfig):
     """
 
     conv: Literal["gcn", "sage", "gin"] = "sage"
-    hidden: int = 128
+    hidden: int = 96
     layers: int = 3
     dropout: float = 0.4
     residual: bool = True

@@ -44,12 +44,12 @@ def test_all_and_named(cli: Cli, checkout: Path, started: list[list[str]]) -> No
 
 
 def test_compare(cli: Cli, checkout: Path, started: list[list[str]]) -> None:
-    old = checkout / "old.json"
+    old = checkout / "old.jsonl"
     code, _, errors = cli("bench", "--compare", old)
     assert code == 2 and errors.startswith(f"error: --compare: file {old} does not exist")
     old.write_text("{}")
     assert cli("bench", "--compare", old)[0] == 0
-    assert started[-1][-1] == f"--benchmark-compare={old}"
+    assert started[-1][-1] == f"--compare={old}"
 
 
 def test_unknown_name(cli: Cli, checkout: Path, started: list[list[str]]) -> None:
