@@ -6,10 +6,9 @@ finite differences; ``MEDIUM`` ones are for values, ``large`` makes those of the
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,9 +19,6 @@ from fastgmtl.ops import trilinear
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("sum", "mean", "max", "min")
-# Relative to the largest entry: what a sum of a few hundred products of numbers near 1 may be off.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
-
 # Widths that take every path of a kernel: below, at and between vectors and tiles of vectors, of both sizes.
 WIDTHS = (1, 2, 3, 4, 7, 8, 15, 16, 17, 32, 48, 64, 67, 100, 128, 256, 273)
 TASKS = (1, 2, 3, 4, 5, 8, 9)
@@ -155,15 +151,11 @@ class Draw:
         """The edge that each output element of an extreme came from, some -1."""
         shape = (self.graph.num_dst, self.width) if rank == 2 else (self.graph.num_dst, self.tasks, self.width)
         message = torch.rand(self.graph.num_edges, *shape[1:], generator=self.generator)
-        position = reference_winners(self.graph, message)
+        position = reference.trilinear.winners(self.graph, message, True)
         ids = torch.arange(self.graph.num_edges) if self.graph.edge_id is None else self.graph.edge_id.long()
         if self.graph.num_edges == 0:
             return torch.full(shape, -1, dtype=self.graph.col.dtype)
         return torch.where(position >= 0, ids[position.clamp(min=0)], -1).to(self.graph.col.dtype)
-
-
-def reference_winners(graph: Graph, message: Tensor) -> Tensor:
-    return reference.trilinear.winners(graph, message, True)
 
 
 @dataclass(frozen=True)
@@ -185,11 +177,6 @@ class Call:
     @property
     def floats(self) -> list[int]:
         return [i for i, t in enumerate(self.tensors) if t is not None and t.is_floating_point()]
-
-    @property
-    def is_linear_in_each(self) -> bool:
-        """Whether the third derivative is that of a trilinear form (not of an extreme, where it is one too, twice)."""
-        return "max" not in self.name and "min" not in self.name
 
     def of_floats(
         self, function: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -358,43 +345,6 @@ def call(
     """The call ``name`` of :data:`CALLS` on ``pattern``."""
     g = generator(f"{name}-{pattern.name}-{tasks}-{width}")
     return CALLS[name](Draw(pattern.graph() if graph is None else graph, tasks, width, dtype, g))
-
-
-def close(
-    got: Tensor | tuple[Tensor, ...], want: Tensor | tuple[Tensor, ...], dtype: torch.dtype, factor: float = 1.0
-) -> None:
-    """AssertionError unless equal up to ``TOLERANCE[dtype]``, relative to the largest entry of ``want``."""
-    got, want = (v if isinstance(v, tuple | list) else (v,) for v in (got, want))
-    assert len(got) == len(want)
-    for g, w in zip(got, want, strict=True):
-        if not w.is_floating_point():
-            assert torch.equal(g, w)
-            continue
-        w = w.to(torch.float64)
-        scale = max(1.0, float(w.abs().max())) if w.numel() else 1.0
-        torch.testing.assert_close(
-            g.to(torch.float64), w, rtol=0, atol=factor * TOLERANCE[dtype] * scale, equal_nan=True
-        )
-
-
-@contextlib.contextmanager
-def case(*what: object) -> Iterator[None]:
-    """Failures of the block say which case of a loop it was."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note("case: " + " ".join(str(w) for w in what))
-        raise
-
-
-def weighted(out: Tensor | tuple[Tensor, ...], phase: float = 0.0) -> Tensor:
-    """A scalar with a different factor for every element of ``out``: no two gradients can be swapped unseen."""
-    total: Tensor = torch.zeros((), dtype=(out if isinstance(out, Tensor) else out[0]).dtype)
-    for o in out if isinstance(out, tuple | list) else (out,):
-        factor = torch.arange(1, o.numel() + 1, dtype=torch.float64).add(phase).cos().to(o.dtype)
-        total = total + (o * factor.reshape(o.shape)).sum()
-        phase += 0.5
-    return total
 
 
 # The calls that between them take every path of the kernels, for what is too slow or too pointless for all of them.

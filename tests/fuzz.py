@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cases import DTYPES, REDUCTIONS, close
+from cases import DTYPES, REDUCTIONS
+from compare import close
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor

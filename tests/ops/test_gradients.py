@@ -7,7 +7,8 @@ import itertools
 import cases
 import pytest
 import torch
-from cases import CALLS, FEW, MEDIUM, PATTERNS, Call, call, case, close, weighted
+from cases import CALLS, FEW, MEDIUM, PATTERNS, Call, call
+from compare import case, close, weighted
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
 

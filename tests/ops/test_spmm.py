@@ -8,7 +8,8 @@ from types import ModuleType
 import cases
 import pytest
 import torch
-from cases import DTYPES, case, close
+from cases import DTYPES
+from compare import case, close
 
 from fastgmtl import Graph, ops
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import cases
 import pytest
 import torch
-from cases import CALLS, FEW, MEDIUM, PATTERNS, Call, call, close, weighted
+from cases import CALLS, FEW, MEDIUM, PATTERNS, Call, call
+from compare import case, close, weighted
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -183,7 +184,7 @@ def test_func_grad_and_grad_of_grad(name: str) -> None:
         def second(function: object, c: Call = c, args: tuple[int, ...] = args) -> object:
             return torch.func.grad(scalar(first(function)), argnums=args)
 
-        with cases.case(pattern):
+        with case(pattern):
             close(first(c.run)(*c.inputs()), first(c.twin)(*c.inputs()), torch.float64)  # type: ignore[operator]
             close(second(c.run)(*c.inputs()), second(c.twin)(*c.inputs()), torch.float64)  # type: ignore[operator]
 
@@ -233,7 +234,7 @@ def test_vmap(name: str) -> None:
         for mask in masks(len(c.floats)):
             for dim in (0, 1):
                 inputs, dims = batches(c, mask, dim)
-                with cases.case(pattern, "batched", mask, "axis", dim):
+                with case(pattern, "batched", mask, "axis", dim):
                     got = torch.func.vmap(c.of_floats(c.run), in_dims=dims)(*inputs)
                     want = torch.func.vmap(c.of_floats(c.twin), in_dims=dims)(*inputs)
                     close(got, want, torch.float64)
@@ -245,7 +246,7 @@ def test_vmap_of_grad_and_grad_of_vmap(name: str) -> None:
     args = tuple(range(len(c.floats)))
     for mask in masks(len(c.floats)):
         inputs, dims = batches(c, mask, 0)
-        with cases.case("batched", mask):
+        with case("batched", mask):
             got, want = (
                 torch.func.vmap(torch.func.grad(scalar(c.of_floats(f)), argnums=args), in_dims=dims)(*inputs)  # type: ignore[arg-type]
                 for f in (c.run, c.twin)

@@ -9,7 +9,8 @@ from types import ModuleType
 import cases
 import pytest
 import torch
-from cases import CALLS, DTYPES, FEW, MEDIUM, PATTERNS, TASKS, WIDTHS, Pattern, call, case, close
+from cases import CALLS, DTYPES, FEW, MEDIUM, PATTERNS, TASKS, WIDTHS, Pattern, call
+from compare import case, close
 
 from fastgmtl import Graph
 
