@@ -80,7 +80,8 @@ class NinjaBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        folder = Path(self.build_temp).resolve()
+        # One folder for every way of installing: pip gives each run a temporary one, which would forget what is built.
+        folder = ROOT / "build" / f"objects-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         home = cuda_home()

@@ -9,11 +9,13 @@ first operator call) and ``broken`` (a module is there and does not load: an err
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -35,10 +37,15 @@ def _chosen() -> str:
 
 def _load() -> tuple[ModuleType | None, str]:
     """The compiled module and, where there is none, the reason."""
-    if importlib.util.find_spec("fastgmtl._C") is None:
+    # Beside this file and nowhere else: a module of another installation is none of ours.
+    spec = PathFinder.find_spec("fastgmtl._C", [str(Path(__file__).parent)])
+    if spec is None or spec.loader is None:
         return None, "absent"
     try:
-        return importlib.import_module("fastgmtl._C"), "ok"
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[spec.name] = module
+        return module, "ok"
     except ImportError as error:
         return None, (
             f"the compiled module of fastgmtl is there and cannot be loaded: {error}. Running: torch "
