@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/accumulator.h"
+
 namespace fastgmtl {
 namespace {
 
@@ -17,18 +19,6 @@ struct Bf16 {
 struct F16 {
   uint16_t bits;
 };
-
-// The type sums are kept in.
-template <class S>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
-template <class S>
-using acc_t = typename Accumulator<S>::type;
 
 template <class A, int W>
 struct VecOf {

@@ -10,19 +10,9 @@
 #include <cstdint>
 #include <cstring>
 
-namespace fastgmtl::cuda {
+#include "../common/accumulator.h"
 
-// The type sums are kept in.
-template <class S>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
-template <class S>
-using acc_t = typename Accumulator<S>::type;
+namespace fastgmtl::cuda {
 
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ double widen(double value) { return value; }
