@@ -24,7 +24,7 @@ from bench.memory import peak_bytes
 
 OURS = "fastgmtl"
 SLOW = 2.0  # seconds: a provider slower than this is called as seldom as may be
-WARM = 0.05  # seconds: a provider slower than this is not warmed up again before each round
+WARM = 1.0  # seconds: a provider slower than this is not warmed up again before each round
 ROUNDS = (5, 100)  # of ours, at least and at most
 
 

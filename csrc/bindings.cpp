@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "contract/csr.h"
+#include "contract/gcn_norm.h"
 #include "contract/sddmm.h"
 #include "cpu/level.h"
 
@@ -174,6 +175,7 @@ PYBIND11_MODULE(_C, m) {
   const py::call_guard<py::gil_scoped_release> unlocked;
 
   m.def("csr", &csr, unlocked);
+  m.def("gcn_norm", &gcn_norm, unlocked);
   m.def("spmm", &spmm, unlocked);
   m.def("sddmm", &sddmm, unlocked);
   m.def("spmm_backward", &spmm_backward, unlocked);

@@ -17,6 +17,7 @@ def csr(
     new_id: Tensor,
     threads: int,
 ) -> bool: ...
+def gcn_norm(pattern: Pattern, fill: float, row_ptr: Tensor, col: Tensor, weight: Tensor, threads: int) -> None: ...
 def spmm(
     pattern: Pattern,
     x: Tensor,

@@ -111,13 +111,31 @@ PATTERNS = _patterns("small", 5, 9)
 MEDIUM = _patterns("medium", 60, 700)
 
 
+# Nodes and edges of the benches, by name.
+SIZES = {"tiny": (2_000, 20_000), "small": (20_000, 200_000), "big": (100_000, 1_000_000)}
+
+
 @functools.lru_cache(maxsize=4)
-def large(kind: str, num_nodes: int, num_edges: int) -> Pattern:
-    """A pattern for benches and for threads: ``kind`` is "power_law" or "uniform"."""
+def large(kind: str, num_nodes: int, num_edges: int, distinct: bool = False) -> Pattern:
+    """A pattern for benches and for threads: ``kind`` is "power_law" or "uniform".
+
+    ``distinct``: no parallel edges, which the sparse gradients of PyTorch merge, and sorted by destination.
+    """
     g = generator(f"{kind}-{num_nodes}-{num_edges}")
-    if kind == "power_law":
-        return Pattern(kind, power_law_edges(num_nodes, num_edges, g), num_nodes, num_nodes)
-    return Pattern(kind, random_edges(num_nodes, num_nodes, num_edges, g), num_nodes, num_nodes)
+    # A node of rank r has degree in proportion to r^-0.6.
+    draw = functools.partial(power_law_edges, exponent=1 + 1 / 0.6) if distinct else power_law_edges
+
+    def edges(count: int) -> Tensor:
+        return draw(num_nodes, count, g) if kind == "power_law" else random_edges(num_nodes, num_nodes, count, g)
+
+    if not distinct:
+        return Pattern(kind, edges(num_edges), num_nodes, num_nodes)
+    # Drawn at once: another draw would give the nodes other ranks.
+    src, dst = edges(2 * num_edges)
+    keys = torch.unique(dst * num_nodes + src)
+    assert keys.numel() >= num_edges, f"{num_edges} distinct edges are too many for {num_nodes} nodes"
+    keys = keys[torch.randperm(keys.numel(), generator=g)[:num_edges]].sort().values
+    return Pattern(kind, torch.stack([keys % num_nodes, keys // num_nodes]), num_nodes, num_nodes)
 
 
 # --------------------------------------------------------------------------------------------------- operands

@@ -44,7 +44,7 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("spmm_backward", "tests/ops/test_{}.py"): "tests/ops/test_gradients.py",
     ("spmm_backward", "bench/bench_{}.py"): "bench/bench_spmm.py",
 }
-# Public functions that are compositions of operators: no kernel, hence no twin and no bench of their own.
+# Public functions that are compositions of operators, hence without a twin and a bench of their own.
 COMPOSED = {"gcn_norm": ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py")}
 
 
@@ -76,7 +76,7 @@ def test_a_missing_step_is_named(tmp_path: Path) -> None:
 
 
 def test_every_source_of_loops_belongs_to_an_operator() -> None:
-    helpers = {"level", "split"}
+    helpers = {"level", "split", "gcn_norm"}  # gcn_norm on the CPU speeds up a composition
     sources = {
         p.stem
         for folder in ("cpu", "cuda")
@@ -150,12 +150,10 @@ def test_imports_go_one_way() -> None:
 
 
 def test_only_ops_and_sorting_call_kernels() -> None:
-    callers = {
-        str(p.relative_to(ROOT))
-        for p in (ROOT / "fastgmtl").rglob("*.py")
-        if re.search(r"kernels\.(csr|spmm|sddmm|spmm_backward)\(|fastgmtl\._C|(?<!torch\.)\b_C\.", p.read_text())
-    }
-    assert callers <= {"fastgmtl/csr.py", "fastgmtl/ops/trilinear.py", "fastgmtl/backend.py"}
+    kernel = re.compile(r"fastgmtl\._C|(?<!torch\.)\b_C\.|kernels\.(" + "|".join(OPERATORS) + r")\(")
+    package = ROOT / "fastgmtl"
+    callers = {p.relative_to(package) for p in package.rglob("*.py") if kernel.search(p.read_text())}
+    assert {p for p in callers if p.parts[0] not in ("ops", "csr.py", "backend.py")} == set()
 
 
 # --------------------------------------------------------------------------------------------------- sources

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgmtl import backend
 from fastgmtl.csr import index_dtype
 from fastgmtl.graph import Graph
 from fastgmtl.ops.check import graph_argument, same_device, weights
+from fastgmtl.ops.operator import is_transformed
 from fastgmtl.ops.spmm import spmm
 
 
@@ -51,8 +53,20 @@ def gcn_norm(
         same_device("gcn_norm", graph, weight)
         return _normalise(graph, graph.sort_edges(weight), add_self_loops, improved)
     key = ("gcn_norm", add_self_loops, improved, dtype)
-    ones = torch.ones(graph.num_edges, dtype=dtype, device=graph.device)
-    return graph._once(key, lambda: _normalise(graph, ones, add_self_loops, improved))
+    return graph._once(key, lambda: _normalise_ones(graph, dtype, add_self_loops, improved))
+
+
+def _normalise_ones(graph: Graph, dtype: torch.dtype, loops: bool, improved: bool) -> tuple[Graph, Tensor]:
+    """The same for edges of weight 1: one kernel on the CPU, where the type of the indices need not change."""
+    total = graph.num_edges + graph.num_dst
+    kernels = None if is_transformed() or graph.device.type != "cpu" else backend.kernels_for(graph.device)
+    fits = index_dtype(total, graph.num_src) == graph.col.dtype and dtype in (torch.float32, torch.float64)
+    if kernels is None or not loops or not fits:
+        return _normalise(graph, torch.ones(graph.num_edges, dtype=dtype, device=graph.device), loops, improved)
+    row_ptr, col = torch.empty_like(graph.row_ptr), graph.col.new_empty(total)
+    weight = torch.empty(total, dtype=dtype)
+    kernels.gcn_norm(graph.pattern, 2.0 if improved else 1.0, row_ptr, col, weight, torch.get_num_threads())
+    return Graph(row_ptr, col, None, graph.num_src), weight
 
 
 def _normalise(graph: Graph, weight: Tensor, loops: bool, improved: bool) -> tuple[Graph, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from cases import MEDIUM, PATTERNS, Pattern
 from torch import Tensor
 
-from fastgmtl import Graph, ops
+from fastgmtl import Graph, backend, ops
 
 SQUARE = {n: p for n, p in MEDIUM.items() if p.num_src == p.num_dst} | {"empty": PATTERNS["empty"]}
 
@@ -36,6 +36,17 @@ def test_gcn_norm_is_pyg_s(pattern: Pattern, weighted: bool, loops: bool, improv
     ]
     torch.testing.assert_close(*dense, rtol=1e-10, atol=1e-12)
     assert got.dtype == torch.float64 and got.shape == (graph.num_edges,)
+
+
+@pytest.mark.parametrize("improved", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pattern", SQUARE.values(), ids=SQUARE.keys())
+def test_the_fused_step_is_the_composition(pattern: Pattern, dtype: torch.dtype, improved: bool) -> None:
+    found, weight = ops.gcn_norm(pattern.graph(), improved=improved, dtype=dtype)
+    with backend.use_backend("reference"):
+        wanted, composed = ops.gcn_norm(pattern.graph(), improved=improved, dtype=dtype)
+    assert torch.equal(found.row_ptr, wanted.row_ptr) and torch.equal(found.col.long(), wanted.col.long())
+    torch.testing.assert_close(weight, composed, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=0)
 
 
 def test_gcn_norm_keeps_the_weight_of_a_loop() -> None:
