@@ -5,6 +5,7 @@
 #include "contract/csr.h"
 #include "contract/gcn_norm.h"
 #include "contract/sddmm.h"
+#include "contract/workspace.h"
 #include "cpu/level.h"
 
 namespace py = pybind11;
@@ -23,7 +24,7 @@ const dlpack::ExchangeApi* exchange_api() {
     if (!header) throw py::error_already_set();
     while (header && header->version.major != 1) header = header->previous;
     auto* found = reinterpret_cast<dlpack::ExchangeApi*>(header);
-    return found && found->tensor_from_object ? found : nullptr;
+    return found && found->allocator && found->tensor_from_object && found->current_stream ? found : nullptr;
   }();
   return api;
 }
@@ -189,7 +190,11 @@ PYBIND11_MODULE(_C, m) {
     return names;
   });
   m.def("uses_exchange_api", [] { return use_exchange_api && exchange_api(); });
-  m.def("set_exchange_api", [](bool on) { use_exchange_api = on; });
+  m.def("set_exchange_api", [](bool on) {
+    use_exchange_api = on;
+    framework = on ? exchange_api() : nullptr;
+  });
+  framework = exchange_api();
 #ifdef FASTGMTL_WITH_CUDA
   m.attr("CUDA") = true;
 #else

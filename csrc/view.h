@@ -36,13 +36,21 @@ struct ManagedTensor {
   void* manager;
   void (*deleter)(ManagedTensor*);
 };
+struct ManagedTensorVersioned {
+  Version version;
+  void* manager;
+  void (*deleter)(ManagedTensorVersioned*);
+  uint64_t flags;
+  Tensor tensor;
+};
 struct ExchangeHeader {
   Version version;
   ExchangeHeader* previous;
 };
 struct ExchangeApi {
   ExchangeHeader header;
-  void* allocator;
+  int (*allocator)(Tensor* prototype, ManagedTensorVersioned** out, void* context,
+                   void (*set_error)(void* context, const char* kind, const char* message));
   void* managed_from_object;
   void* managed_to_object;
   int (*tensor_from_object)(void* object, Tensor* out);

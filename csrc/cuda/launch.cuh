@@ -1,13 +1,13 @@
-// The only place that starts kernels: device guard, stream-ordered workspace, limits of the grid, errors with names.
+// The only place that starts kernels: device guard, workspace, limits of the grid, errors with names.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstdint>
-#include <mutex>
 #include <stdexcept>
 #include <string>
+
+#include "../contract/workspace.h"
 
 namespace fastgmtl::cuda {
 
@@ -37,35 +37,25 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
-// Our own pool on each device: the default one hands its memory back to the driver at every synchronisation.
-inline cudaMemPool_t workspace_pool(int device) {
-  static std::mutex mutex;
-  static std::array<cudaMemPool_t, 64> pools{};
-  if (device < 0 || device >= static_cast<int>(pools.size()))
-    throw std::runtime_error("workspace: device " + std::to_string(device) + " is beyond the 64 that are supported");
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!pools[device]) {
-    cudaMemPoolProps props{};
-    props.allocType = cudaMemAllocationTypePinned;
-    props.location.type = cudaMemLocationTypeDevice;
-    props.location.id = device;
-    check(cudaMemPoolCreate(&pools[device], &props), "cudaMemPoolCreate");
-    uint64_t keep = uint64_t{64} << 20;
-    check(cudaMemPoolSetAttribute(pools[device], cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
-  }
-  return pools[device];
-}
-
-// Memory from its place in the stream's order of work to the end of its scope. Captured into CUDA graphs like a kernel.
+// Memory from its place in the order of the stream's work to the end of its scope. `stream` is the device's current
+// one.
 class Workspace {
  public:
   Workspace(int64_t bytes, int device, cudaStream_t stream) : stream_(stream) {
     if (bytes == 0) return;
-    check(cudaMallocFromPoolAsync(&data_, static_cast<size_t>(bytes), workspace_pool(device), stream),
-          "workspace of " + std::to_string(bytes) + " bytes");
+    if (framework) {
+      owner_ = allocate(bytes, device);
+      data_ = static_cast<char*>(owner_->tensor.data) + owner_->tensor.byte_offset;
+    } else {
+      check(cudaMallocAsync(&data_, static_cast<size_t>(bytes), stream),
+            "workspace of " + std::to_string(bytes) + " bytes");
+    }
   }
   ~Workspace() {
-    if (data_) cudaFreeAsync(data_, stream_);
+    if (owner_)
+      owner_->deleter(owner_);
+    else if (data_)
+      cudaFreeAsync(data_, stream_);
   }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -78,6 +68,7 @@ class Workspace {
  private:
   cudaStream_t stream_;
   void* data_ = nullptr;
+  dlpack::ManagedTensorVersioned* owner_ = nullptr;
 };
 
 constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }

@@ -14,6 +14,7 @@
 // thread that has left the kernel makes a barrier fail, and a __syncwarp orders shared memory for a whole warp only.
 #pragma once
 
+#include <cstdlib>
 #include <tuple>
 #include <utility>
 
@@ -115,17 +116,7 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719
 };
-enum { cudaMemAllocationTypePinned = 1, cudaMemLocationTypeDevice = 1, cudaMemPoolAttrReleaseThreshold = 4 };
 using cudaStream_t = void*;
-using cudaMemPool_t = struct cudaHostPool {
-  int device;
-}*;
-struct cudaMemPoolProps {
-  int allocType;
-  struct {
-    int type, id;
-  } location;
-};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
@@ -145,23 +136,16 @@ inline const char* cudaGetErrorName(cudaError_t code) {
                                                : "cudaErrorLaunchFailure";
 }
 inline const char* cudaGetErrorString(cudaError_t) { return cuda_host::machine.last_error.c_str(); }
-inline cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* props) {
-  return *pool = new cudaHostPool{props->location.id}, cudaSuccess;
-}
-inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, int, void*) { return cudaSuccess; }
-inline cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes, cudaMemPool_t, cudaStream_t stream) {
-  auto memory = std::make_unique<char[]>(bytes);
-  *data = memory.get();
+inline cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
   cuda_host::machine.streams.push_back(stream);
-  cuda_host::memory.add("workspace", *data, static_cast<int64_t>(bytes), true);
-  cuda_host::memory.owned[*data] = std::move(memory);
-  return cudaSuccess;
+  cuda_host::memory.add("workspace", *data = std::malloc(bytes), static_cast<int64_t>(bytes), true);
+  return ++cuda_host::memory.borrowed, cudaSuccess;
 }
 inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   cuda_host::machine.streams.push_back(stream);
   cuda_host::memory.remove(data);
-  cuda_host::memory.owned.erase(data);
-  return cudaSuccess;
+  std::free(data);
+  return --cuda_host::memory.borrowed, cudaSuccess;
 }
 
 template <class... Params, class... Args>
@@ -173,7 +157,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const std::tuple<Params...> params(std::forward<Args>(args)...);
   machine.dynamic_shared.assign(config->dynamicSmemBytes, 0);
   try {
-    machine.run_grid({grid, block, config->stream}, reinterpret_cast<const void*>(kernel),
+    machine.run_grid(grid, block, config->stream, reinterpret_cast<const void*>(kernel),
                      [&] { std::apply(kernel, params); });
   } catch (const cuda_host::Fault& fault) {
     machine.last_error = fault.what();

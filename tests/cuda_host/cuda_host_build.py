@@ -109,6 +109,15 @@ class Host:
         self._library = ctypes.CDLL(str(library))
         for name in ("cuda_host_spmm", "cuda_host_sddmm", "cuda_host_fault"):
             getattr(self._library, name).restype = ctypes.c_char_p
+        self.workspaces()
+
+    def workspaces(self, of_torch: bool = True, more: int = 0) -> None:
+        """From PyTorch where it offers its allocator, or from cudaMallocAsync; ``more`` bytes than are needed."""
+        capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None) if of_torch else None
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        api = None if capsule is None else pointer(capsule, b"dlpack_exchange_api")
+        self._library.cuda_host_workspaces(ctypes.c_void_p(api), ctypes.c_int64(more))
 
     def _call(self, name: str, *args: object) -> None:
         error = getattr(self._library, name)(*args)

@@ -90,6 +90,10 @@ __global__ void shared_out_of_bounds(Data) {
   __shared__ int memory[kBlock];
   Shared<int>(memory).set(static_cast<int>(threadIdx.x) + 1, 1);
 }
+__global__ void dynamic_shared_out_of_bounds(Data) {
+  Shared<int>(cuda_host::dynamic_shared<int, kBlock>()).set(static_cast<int>(threadIdx.x) + 1, 1);
+}
+__global__ void dynamic_shared_larger_than_given(Data) { cuda_host::dynamic_shared<int, kBlock + 1>(); }
 __global__ void global_read_out_of_bounds(Data data) {
   store_one(load(data.in + blockIdx.x * kBlock + threadIdx.x + 1), data.out + blockIdx.x * kBlock + threadIdx.x);
 }
@@ -112,7 +116,7 @@ __global__ void plain_out_of_bounds(Data data) { data.out[256 + threadIdx.x] = 1
 // out[i] = in[i] + sum of in over its block + lanes before i in its warp that have an odd index
 __global__ void sound(Data data) {
   __shared__ int memory[4];
-  const Shared<int> totals(memory), row(*reinterpret_cast<int (*)[kBlock]>(cuda_host::dynamic_shared<int>()));
+  const Shared<int> totals(memory), row(cuda_host::dynamic_shared<int, kBlock>());
   const int me = static_cast<int>(threadIdx.x), lane = me % 32;
   const int i = static_cast<int>(blockIdx.x) * kBlock + me, value = load(data.in + i);
   row.set(me, value);
@@ -151,6 +155,8 @@ const std::map<std::string, void (*)(Data)> kernels = {
     ENTRY(shared_written_twice),
     ENTRY(shared_beyond_the_warp),
     ENTRY(shared_out_of_bounds),
+    ENTRY(dynamic_shared_out_of_bounds),
+    ENTRY(dynamic_shared_larger_than_given),
     ENTRY(global_read_out_of_bounds),
     ENTRY(global_read_before_the_start),
     ENTRY(global_write_out_of_bounds),

@@ -3,7 +3,6 @@
 
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -29,7 +28,6 @@ struct dim3 {
 
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
-constexpr int warpSize = 32;
 
 namespace cuda_host {
 
@@ -59,11 +57,6 @@ struct Word {
   std::vector<Access> reads;
 };
 
-struct Launch {
-  dim3 grid, block;
-  void* stream;
-};
-
 struct Machine {
   static constexpr size_t kStack = 256 * 1024;
   std::vector<std::unique_ptr<Thread>> threads;
@@ -80,49 +73,43 @@ struct Machine {
   int device = 0;
 
   Thread& me() { return *threads[current]; }
-  const char* where(int thread) const {
-    static thread_local std::string text;
+  static std::string site(const Thread& t) { return std::string(t.call) + " (" + show(t.file, t.line) + ")"; }
+  std::string where(int thread) const {
     const Thread& t = *threads[thread];
-    if (t.state == State::Done) return "has left the kernel";
-    text = "waits at " + std::string(t.call) + " (" + show(t.file, t.line) + ")";
-    return text.c_str();
+    return t.state == State::Done ? "has left the kernel" : "waits at " + site(t);
   }
+  unsigned lanes_of(int warp) const { return count - warp >= 32 ? ~0u : (1u << (count - warp)) - 1; }
 
   // ---- fibres
 
-#if defined(__SANITIZE_ADDRESS__)
   const void* scheduler_stack = nullptr;
   size_t scheduler_size = 0;
   void* scheduler_fake = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
   static void leave(void** fake, const void* stack, size_t size) { __sanitizer_start_switch_fiber(fake, stack, size); }
   static void arrive(void* fake, const void** stack, size_t* size) {
     __sanitizer_finish_switch_fiber(fake, stack, size);
   }
+#else
+  static void leave(void**, const void*, size_t) {}
+  static void arrive(void*, const void**, size_t*) {}
 #endif
 
   void resume(int thread) {
     current = thread;
     Thread& t = *threads[thread];
     threadIdx = t.index;
-#if defined(__SANITIZE_ADDRESS__)
     leave(&scheduler_fake, t.stack.get(), kStack);
-#endif
     swapcontext(&scheduler, &t.context);
-#if defined(__SANITIZE_ADDRESS__)
     arrive(scheduler_fake, nullptr, nullptr);
-#endif
   }
 
   void yield() {
     Thread& t = me();
-#if defined(__SANITIZE_ADDRESS__)
     void* fake = nullptr;
     leave(&fake, scheduler_stack, scheduler_size);
-#endif
     swapcontext(&t.context, &scheduler);
-#if defined(__SANITIZE_ADDRESS__)
     arrive(fake, &scheduler_stack, &scheduler_size);
-#endif
   }
 
   static void fibre();
@@ -152,11 +139,15 @@ struct Machine {
 
   void collective(const char* call, unsigned mask, uint64_t value, const char* file, int line) {
     const int lane = current % 32, warp = current - lane;
-    const unsigned exist = count - warp >= 32 ? ~0u : (1u << (count - warp)) - 1;
     const std::string site = std::string(call) + " (" + show(file, line) + ")";
     if (!(mask >> lane & 1)) throw Fault(site + ": the calling lane is not in the mask");
-    if (mask & ~exist) throw Fault(site + ": the mask names lanes that the block does not have");
+    if (mask & ~lanes_of(warp)) throw Fault(site + ": the mask names lanes that the block does not have");
     wait(State::Warp, call, file, line, mask, value);
+  }
+
+  // Whether both wait at one place for each other.
+  static bool meet(const Thread& a, const Thread& b) {
+    return a.state == b.state && a.mask == b.mask && a.line == b.line && !std::strcmp(a.call, b.call);
   }
 
   // Lets go whoever has met; false if nobody has.
@@ -164,59 +155,42 @@ struct Machine {
     bool any = false, all_at_barrier = true;
     for (int i = 0; i < count; ++i) {
       const Thread& t = *threads[i];
-      all_at_barrier &= t.state == State::Barrier && t.line == threads[0]->line;
+      all_at_barrier &= t.state == State::Barrier && meet(t, *threads[0]);
       if (t.state != State::Warp) continue;
       const int warp = i - i % 32;
       bool complete = true;
       for (int lane = 0; lane < 32; ++lane)
-        if (t.mask >> lane & 1) {
-          const Thread& other = *threads[warp + lane];
-          complete &= other.state == State::Warp && other.mask == t.mask && other.line == t.line &&
-                      !std::strcmp(other.call, t.call);
-        }
+        if (t.mask >> lane & 1) complete &= meet(t, *threads[warp + lane]);
       if (!complete) continue;
-      const unsigned mask = t.mask;
-      const int lanes = std::min(32, count - warp);
-      if (!std::strcmp(t.call, "__syncwarp") && mask == (lanes == 32 ? ~0u : (1u << lanes) - 1))
-        ++warp_epoch[warp / 32];
+      if (!std::strcmp(t.call, "__syncwarp") && t.mask == lanes_of(warp)) ++warp_epoch[warp / 32];
       for (int lane = 0; lane < 32; ++lane)
-        if (mask >> lane & 1) {
+        if (t.mask >> lane & 1) {
           for (int from = 0; from < 32; ++from)
-            if (mask >> from & 1) threads[warp + lane]->gathered[from] = threads[warp + from]->value;
+            if (t.mask >> from & 1) threads[warp + lane]->gathered[from] = threads[warp + from]->value;
           threads[warp + lane]->state = State::Ready;
         }
       any = true;
     }
-    if (all_at_barrier) {
-      ++epoch;
-      for (int i = 0; i < count; ++i) threads[i]->state = State::Ready;
-      return true;
-    }
-    return any;
+    if (!all_at_barrier) return any;
+    ++epoch;
+    for (int i = 0; i < count; ++i) threads[i]->state = State::Ready;
+    return true;
   }
 
   std::string divergence() const {
-    for (int i = 0; i < count; ++i) {
-      const Thread& t = *threads[i];
-      const std::string site = std::string(t.call) + " (" + show(t.file, t.line) + ")";
-      if (t.state == State::Warp)
-        for (int lane = 0; lane < 32; ++lane) {
-          const int other = i - i % 32 + lane;
-          if (!(t.mask >> lane & 1) || other == i) continue;
-          const Thread& o = *threads[other];
-          if (o.state != State::Warp || o.line != t.line || o.mask != t.mask || std::strcmp(o.call, t.call))
-            return site + ": divergent: thread " + std::to_string(i) + " is there with mask " + std::to_string(t.mask) +
-                   ", thread " + std::to_string(other) + " " + where(other);
-        }
-    }
-    for (int i = 0; i < count; ++i) {
-      const Thread& t = *threads[i];
-      if (t.state != State::Barrier) continue;
+    for (int i = 0; i < count; ++i)
+      for (int lane = 0; lane < 32; ++lane) {
+        const Thread& t = *threads[i];
+        const int other = i - i % 32 + lane;
+        if (t.state == State::Warp && t.mask >> lane & 1 && !meet(t, *threads[other]))
+          return site(t) + ": divergent: thread " + std::to_string(i) + " is there with mask " +
+                 std::to_string(t.mask) + ", thread " + std::to_string(other) + " " + where(other);
+      }
+    for (int i = 0; i < count; ++i)
       for (int other = 0; other < count; ++other)
-        if (threads[other]->state != State::Barrier || threads[other]->line != t.line)
-          return "__syncthreads (" + show(t.file, t.line) + "): not reached by all: thread " + std::to_string(i) +
-                 " is there, thread " + std::to_string(other) + " " + where(other);
-    }
+        if (threads[i]->state == State::Barrier && !meet(*threads[i], *threads[other]))
+          return site(*threads[i]) + ": not reached by all: thread " + std::to_string(i) + " is there, thread " +
+                 std::to_string(other) + " " + where(other);
     return "deadlock";
   }
 
@@ -248,12 +222,12 @@ struct Machine {
     throw Fault("block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ")" + error);
   }
 
-  void run_grid(const Launch& launch, const void* address, const std::function<void()>& body) {
+  void run_grid(dim3 grid, dim3 block, void* stream, const void* address, const std::function<void()>& body) {
     ++launches;
     executed.insert(address);
-    streams.push_back(launch.stream);
+    streams.push_back(stream);
     kernel = &body;
-    gridDim = launch.grid, blockDim = launch.block;
+    gridDim = grid, blockDim = block;
     count = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
     for (unsigned z = 0; z < gridDim.z; ++z)
       for (unsigned y = 0; y < gridDim.y; ++y)
@@ -270,9 +244,7 @@ inline Machine machine;
 
 // A fibre serves block after block; what a kernel throws becomes the error of its block.
 inline void Machine::fibre() {
-#if defined(__SANITIZE_ADDRESS__)
   arrive(nullptr, &machine.scheduler_stack, &machine.scheduler_size);
-#endif
   for (;;) {
     try {
       (*machine.kernel)();
@@ -364,30 +336,29 @@ inline void global_write(void* address, int64_t bytes) {
 }
 
 template <class T>
-uint64_t to_bits(T value) {
-  static_assert(sizeof(T) <= 8, "shuffles move up to 8 bytes");
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(T));
-  return bits;
-}
-
-template <class T>
 T shuffle(const char* call, unsigned mask, T value, int from, int width, const char* file, int line) {
   const int lane = machine.current % 32, start = lane & ~(width - 1);
   const int source = from < start || from >= start + width ? lane : from;
-  machine.collective(call, mask, to_bits(value), file, line);
+  static_assert(sizeof(T) <= 8, "shuffles move up to 8 bytes");
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  machine.collective(call, mask, bits, file, line);
   if (!(mask >> source & 1))
-    throw Fault(std::string(call) + " (" + show(file, line) + "): reads lane " + std::to_string(source) +
-                ", which is not in the mask");
+    throw Fault(Machine::site(machine.me()) + ": reads lane " + std::to_string(source) + ", which is not in the mask");
   T out;
   std::memcpy(&out, &machine.me().gathered[source], sizeof(T));
   return out;
 }
 
-// Memory that a launch with config.dynamicSmemBytes has, as what `extern __shared__ T name[]` gives on a device.
-template <class T>
-T* dynamic_shared() {
-  return reinterpret_cast<T*>(machine.dynamic_shared.data());
+// The array that `extern __shared__ T name[]` names on a device, of config.dynamicSmemBytes (that line itself does not
+// compile here: there is no `extern static`). Shared<T> takes it as T (&)[N], so that its bounds are known.
+template <class T, int N>
+T (&dynamic_shared())
+[N] {
+  if (sizeof(T) * N > machine.dynamic_shared.size())
+    throw Fault("dynamic shared memory: " + std::to_string(sizeof(T) * N) + " bytes are used, the launch gave " +
+                std::to_string(machine.dynamic_shared.size()));
+  return *reinterpret_cast<T(*)[N]>(machine.dynamic_shared.data());
 }
 
 }  // namespace cuda_host

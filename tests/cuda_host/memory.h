@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,8 +17,6 @@ inline std::string show(const char* file, int line) {
   const std::string path = file;
   return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(line);
 }
-
-// ------------------------------------------------------------------------------------------------- global memory
 
 // An allocation the kernels may touch, and who wrote each two bytes of it in which launch (0: nobody yet).
 struct Allocation {
@@ -41,13 +38,12 @@ struct Allocation {
 
 struct Memory {
   std::map<const char*, Allocation> allocations;  // by their first byte
-  std::map<void*, std::unique_ptr<char[]>> owned;
+  int borrowed = 0;                               // workspaces that have not been freed
 
   void add(const std::string& name, const void* data, int64_t bytes, bool writable) {
     const char* begin = static_cast<const char*>(data);
-    const size_t marks = writable ? static_cast<size_t>(bytes + 1) / 2 : 0;
-    if (bytes > 0) allocations[begin] = Allocation{name, begin, bytes, writable, {}, {}};
-    if (bytes > 0) allocations[begin].written.resize(marks), allocations[begin].read.resize(marks);
+    const std::vector<Allocation::Mark> marks(writable ? static_cast<size_t>(bytes + 1) / 2 : 0);
+    if (bytes > 0) allocations[begin] = {name, begin, bytes, writable, marks, marks};
   }
   void remove(const void* data) { allocations.erase(static_cast<const char*>(data)); }
 

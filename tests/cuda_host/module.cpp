@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include "contract/sddmm.h"
+#include "contract/workspace.h"
 #include "cpu/level.h"
 
 namespace fastgmtl::cpu {
@@ -28,6 +29,27 @@ struct Tensor {
 char stream_tag;
 constexpr int kDevice = 1;
 std::string message;
+
+// PyTorch's allocator, through the table of C functions that it offers. What claims to be on the GPU is on the CPU.
+namespace dlpack = fastgmtl::dlpack;
+dlpack::ExchangeApi torch_api;
+int64_t more = 0;  // bytes that are asked of it beyond what is needed
+std::map<dlpack::ManagedTensorVersioned*, void (*)(dlpack::ManagedTensorVersioned*)> borrowed;
+
+int allocate(dlpack::Tensor* prototype, dlpack::ManagedTensorVersioned** out, void* context,
+             void (*set_error)(void*, const char*, const char*)) {
+  if (prototype->device.type == dlpack::kCuda && prototype->device.id == kDevice) prototype->device = {dlpack::kCpu, 0};
+  const int64_t bytes = *prototype->shape;
+  *prototype->shape += more;
+  if (torch_api.allocator(prototype, out, context, set_error)) return -1;
+  borrowed[*out] = (*out)->deleter;
+  cuda_host::memory.add("workspace", (*out)->tensor.data, bytes, true);
+  (*out)->deleter = [](dlpack::ManagedTensorVersioned* memory) {
+    cuda_host::memory.remove(memory->tensor.data);
+    borrowed.extract(memory).mapped()(memory);
+  };
+  return 0;
+}
 
 struct Call {
   View view(const char* name, const Tensor& tensor, bool output = false) {
@@ -57,7 +79,7 @@ struct Call {
       for (void* stream : machine.streams) require(stream == &stream_tag, "work on another stream than the given one");
       for (const auto& entry : cuda_host::memory.allocations)
         require(entry.second.complete(), entry.second.name + " is not written everywhere");
-      require(cuda_host::memory.owned.empty(), "a workspace was not freed");
+      require(borrowed.empty() && cuda_host::memory.borrowed == 0, "a workspace was not freed");
     } catch (const std::exception& error) {
       result = (message = error.what()).c_str();
     }
@@ -70,6 +92,15 @@ struct Call {
 }  // namespace
 
 extern "C" {
+
+// Workspaces come from the table of torch.Tensor.__dlpack_c_exchange_api__, or (null) from cudaMallocAsync.
+void cuda_host_workspaces(const dlpack::ExchangeApi* api, int64_t more_bytes) {
+  if (api) torch_api = *api;
+  more = more_bytes;
+  static dlpack::ExchangeApi ours;
+  ours.allocator = allocate;
+  fastgmtl::framework = api ? &ours : nullptr;
+}
 
 const char* cuda_host_spmm(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
                            const Tensor* x, const Tensor* w, const Tensor* scale, int scale_of_cols, const Tensor* arg,

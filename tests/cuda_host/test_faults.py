@@ -27,6 +27,8 @@ FAULTS = {
     "shared_written_twice": r"race on shared memory: write at line \d+ by thread 1, written at line \d+ by thread 0",
     "shared_beyond_the_warp": r"(race on shared memory: read .* by thread \d+, written|never written)",
     "shared_out_of_bounds": r"write of shared memory out of bounds \(line \d+\): element 128 of 128",
+    "dynamic_shared_out_of_bounds": r"write of shared memory out of bounds \(line \d+\): element 128 of 128",
+    "dynamic_shared_larger_than_given": r"dynamic shared memory: 516 bytes are used, the launch gave 512",
     "global_read_out_of_bounds": r"block \(1, 0\), thread 127: read out of bounds: 4 bytes at byte 1024 of in",
     "global_read_before_the_start": r"block \(0, 0\), thread 0: read out of bounds",
     "global_write_out_of_bounds": r"block \(1, 0\), thread 127: write out of bounds: 4 bytes at byte 1024 of out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import inf, nan
 
@@ -252,6 +253,33 @@ def test_same_bits_again(host: Host, width: int) -> None:
     host.spmm(p, x, w, first)
     host.spmm(p, x, w, second)
     assert torch.equal(first, second)
+
+
+@pytest.fixture
+def workspaces(host: Host) -> Iterator[Callable[..., None]]:
+    yield host.workspaces
+    host.workspaces()
+
+
+def test_workspace_of_cuda(host: Host, workspaces: Callable[..., None]) -> None:
+    """PyTorch before 2.10 offers no allocator."""
+    workspaces(of_torch=False)
+    p = pattern_of(degrees_of(33, "one"), COLUMNS)
+    x = randn(COLUMNS, 8, dtype=torch.float32)
+    check_sum(host, p, x, weights(p, 0, torch.float32), 1, 8, False)
+    check_extreme(host, p, x, None, 1, MAX)
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="PyTorch before 2.10")
+def test_workspace_that_torch_cannot_give(host: Host, workspaces: Callable[..., None]) -> None:
+    """The error has what PyTorch says; the device is put back, and the next call is as if nothing had happened."""
+    p = pattern_of(degrees_of(33, "one"), COLUMNS)
+    x = randn(COLUMNS, 8, dtype=torch.float32)
+    workspaces(more=1 << 61)
+    with pytest.raises(HostError, match=r"workspace of \d{19} bytes: .*(alloc|memory)"):
+        check_sum(host, p, x, None, 1, 8, False)
+    workspaces()
+    check_sum(host, p, x, None, 1, 8, False)
 
 
 def test_errors(host: Host) -> None:
