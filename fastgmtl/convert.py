@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgmtl.streams import refuse_capture
+
 
 def plain_edge_index(edge_index: Any) -> Tensor:
     """``edge_index``, integer [2, E] or PyG's ``EdgeIndex``, as a plain tensor; TypeError or ValueError otherwise."""
@@ -48,6 +50,7 @@ def check_csr(row_ptr: Tensor, col: Tensor, num_src: int | None) -> tuple[Tensor
         if not isinstance(value, Tensor) or value.dtype not in (torch.int32, torch.int64) or value.dim() != 1:
             given = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"graph: {name} must be a 1-d tensor of int32 or int64, got {given}")
+    refuse_capture("rows cannot be checked", row_ptr.device.type)
     if row_ptr.numel() == 0 or int(row_ptr[0]) != 0 or int(row_ptr[-1]) != col.numel():
         ends = [] if row_ptr.numel() == 0 else [int(row_ptr[0]), int(row_ptr[-1])]
         raise ValueError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgmtl import backend
+from fastgmtl.streams import refuse_capture
 
 _INT32_MAX = 2**31 - 1
 
@@ -20,7 +21,7 @@ def from_coo(row: Tensor, col: Tensor, num_rows: int, num_cols: int) -> tuple[Te
 
     Raises IndexError with the offending value where an index is outside of its range.
     """
-    if _is_symbolic(row):
+    if is_symbolic(row):
         return torch.ops.fastgmtl.csr(row, col, None, num_rows, num_cols)
     row_ptr, new_col, edge_id, in_order = _sort(row, col, None, num_rows, num_cols)
     return row_ptr, new_col, None if in_order else edge_id
@@ -33,13 +34,13 @@ def transpose(
     num_rows, num_edges = row_ptr.size(0) - 1, col.size(0)
     rows = torch.arange(num_rows, dtype=col.dtype, device=col.device)
     rows = rows.repeat_interleave(row_ptr.diff(), output_size=num_edges)
-    if _is_symbolic(col):
+    if is_symbolic(col):
         return torch.ops.fastgmtl.csr(col, rows, edge_id, num_cols, num_rows)
     row_ptr, new_col, new_id, in_order = _sort(col, rows, edge_id, num_cols, num_rows)
     return row_ptr, new_col, None if in_order and edge_id is None else new_id
 
 
-def _is_symbolic(index: Tensor) -> bool:
+def is_symbolic(index: Tensor) -> bool:
     """Whether there may be no numbers to sort: under compilation, and in a FakeTensor."""
     return torch.compiler.is_compiling() or type(index) is not Tensor
 
@@ -72,6 +73,7 @@ def _sort(
 def _sort_by_torch(
     row: Tensor, col: Tensor, edge_id: Tensor | None, num_rows: int, num_cols: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
+    refuse_capture("edges cannot be sorted", row.device.type)
     for name, index, size in (("destination", row, num_rows), ("source", col, num_cols)):
         bad = (index < 0) | (index >= size)
         if bool(bad.any()):

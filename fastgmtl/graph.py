@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fastgmtl import convert, csr
+from fastgmtl.streams import Mark, is_capturing, refuse_capture
 
 
 class Graph:
@@ -21,6 +22,9 @@ class Graph:
     user gave the edges, or None where that order was sorted by destination already. Parallel edges and self loops are
     kept. Build it with :meth:`from_edge_index` or one of the other ``from_`` methods; the transpose is built on first
     need (:meth:`t`) and kept. Everything an operator needs of a graph is computed once, here.
+
+    On CUDA the host waits for the GPU while edges are checked and sorted: at construction and at the first :meth:`t`.
+    What is kept may be used on any stream. A CUDA graph cannot capture a sort: run one step before the capture.
     """
 
     num_src: int
@@ -41,12 +45,14 @@ class Graph:
             pattern=(row_ptr, col, edge_id, num_src),
             device_type=col.device.type,
             _lazy={},
+            _made={},
         )
 
     num_edges: int
     pattern: tuple[Tensor, Tensor, Tensor | None, int]  # what a kernel reads
     device_type: str
     _lazy: dict[Any, Any]
+    _made: dict[Any, Mark]  # on CUDA: from when on what is in _lazy is there
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"Graph: {name} cannot be set, a graph is immutable; build a new one")
@@ -65,6 +71,7 @@ class Graph:
         """
         edge_index = convert.plain_edge_index(edge_index)
         if num_src is None and num_dst is None:
+            refuse_capture("nodes cannot be counted", edge_index.device.type)
             num_src = num_dst = int(edge_index.max()) + 1 if edge_index.numel() else 0
         num_src = convert.check_count("num_src", num_dst if num_src is None else num_src)
         num_dst = convert.check_count("num_dst", num_src if num_dst is None else num_dst)
@@ -142,9 +149,27 @@ class Graph:
         return self.num_src == self.num_dst
 
     def _once(self, key: Any, make: Any) -> Any:
-        if key not in self._lazy:
-            with _plain():
-                self._lazy[key] = make()
+        if key in self._lazy:
+            return self._kept(key)
+        with _plain():
+            return self._keep(key, make())
+
+    def _keep(self, key: Any, value: Any) -> Any:
+        if is_capturing(self.device_type):
+            return value
+        mark = self._mark()
+        if mark is not None:
+            self._made[key] = mark
+        self._lazy[key] = value
+        return value
+
+    def _mark(self) -> Mark | None:
+        """On CUDA, where other streams have to wait for what has just been made."""
+        return Mark(self.device) if self.device_type == "cuda" and not csr.is_symbolic(self.col) else None
+
+    def _kept(self, key: Any) -> Any:
+        if key in self._made and not torch.compiler.is_compiling():
+            self._made[key].wait()
         return self._lazy[key]
 
     def edge_rows(self) -> Tensor:
@@ -184,12 +209,13 @@ class Graph:
 
     def t(self) -> Graph:
         """The transposed graph: the same edges, with the same edge ids, from destination to source. Kept."""
-        if "transpose" not in self._lazy:
-            with _plain():
-                row_ptr, col, edge_id = csr.transpose(self.row_ptr, self.col, self.edge_id, self.num_src)
-            self._lazy["transpose"] = Graph(row_ptr, col, edge_id, self.num_dst)
-            self._lazy["transpose"]._lazy["transpose"] = self
-        return self._lazy["transpose"]
+        if "transpose" in self._lazy:
+            return self._kept("transpose")
+        with _plain():
+            row_ptr, col, edge_id = csr.transpose(self.row_ptr, self.col, self.edge_id, self.num_src)
+        back = Graph(row_ptr, col, edge_id, self.num_dst)
+        back._lazy["transpose"] = self
+        return self._keep("transpose", back)
 
     # ------------------------------------------------------------------------------------------- changed copies
 
@@ -226,6 +252,23 @@ class Graph:
     def pin_memory(self) -> Graph:
         """The graph in page-locked memory, for an asynchronous copy to a GPU."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """As of a tensor: memory of the graph, and of what it keeps, is not reused before ``stream`` has done its work.
+
+        Needed where a graph is dropped while a stream other than the one it was made on may still read it.
+        """
+        left: list[Any] = [self]
+        seen = set()
+        while left:
+            value = left.pop()
+            if isinstance(value, Tensor):
+                value.record_stream(stream)
+            elif isinstance(value, tuple):
+                left.extend(value)
+            elif isinstance(value, Graph) and id(value) not in seen:
+                seen.add(id(value))
+                left.extend((*value.pattern, *value._lazy.values()))
 
     def _map(self, change: Any) -> Graph:
         def moved(graph: Graph) -> Graph:
@@ -285,13 +328,17 @@ def _kept_graph(edges: Any, num_src: int, num_dst: int) -> Graph:
     # A tensor made in inference mode does not count its changes: its graph may be out of date at the next call.
     if torch.compiler.is_compiling() or (isinstance(edges, Tensor) and edges.is_inference()):
         return make()
-    stamp = (getattr(edges, "_version", 0), num_src, num_dst)
-    known = _known.get(edges) if isinstance(edges, Tensor) or hasattr(edges, "coo") else (stamp, make())
-    if known is None or known[0] != stamp:
-        with _plain():
-            known = (stamp, make())
-        _known[edges] = known
-    return known[1]
+    if not (isinstance(edges, Tensor) or hasattr(edges, "coo")):
+        return make()
+    stamp, known = (getattr(edges, "_version", 0), num_src, num_dst), _known.get(edges)
+    if known is not None and known[0] == stamp:
+        if known[2] is not None:
+            known[2].wait()
+        return known[1]
+    with _plain():
+        graph = make()
+    _known[edges] = (stamp, graph, graph._mark())
+    return graph
 
 
 @contextlib.contextmanager

@@ -113,7 +113,7 @@ LAYERS = (
     ("reference",),
     ("graph",),
     ("csr", "convert"),
-    ("backend",),
+    ("backend", "streams"),
 )
 LEVEL = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
