@@ -25,7 +25,9 @@ class Mark:
 
 def is_capturing(device_type: str) -> bool:
     """Whether what is computed now becomes part of a CUDA graph: its numbers are there only after a replay."""
-    return device_type == "cuda" and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+    if device_type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+        return False
+    return torch.cuda.is_current_stream_capturing()
 
 
 def refuse_capture(what: str, device_type: str) -> None:

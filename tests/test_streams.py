@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgmtl import Graph, graph, ops
 from fastgmtl.streams import Mark
@@ -45,6 +46,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     fake = Cuda()
     for name in ("current_stream", "is_current_stream_capturing"):
         monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     return fake
 
 
@@ -136,6 +138,17 @@ def test_a_layers_graph_is_waited_for(cuda: Cuda, monkeypatch: pytest.MonkeyPatc
     cuda.current = "side"
     assert graph.as_graph(edges, 3, 3) is first
     assert cuda.waits == [("side", "main")]
+
+
+def test_fake_tensors_on_a_gpu_need_none() -> None:
+    with FakeTensorMode():
+        row_ptr, col = (
+            torch.zeros(4, dtype=torch.int64, device="cuda"),
+            torch.zeros(5, dtype=torch.int32, device="cuda"),
+        )
+        g = Graph(row_ptr, col, None, 2)
+        assert g.inverse_degree().device.type == g.t().device.type == "cuda"
+        assert g.inverse_degree() is g.inverse_degree()
 
 
 def test_record_stream_reaches_all_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
