@@ -101,10 +101,11 @@ View by_exchange(const dlpack::ExchangeApi& api, py::handle object) {
   return view;
 }
 
-// The capsule lives as long as the call: `keep` owns it.
+// The capsule lives as long as the call: `keep` owns it. Tensor.__dlpack__ would not do: it refuses tensors of a GPU that
+// is not the current one, and may let the default stream wait for the current one.
 View by_capsule(py::handle object, py::object* keep) {
   try {
-    *keep = object.attr("detach")().attr("__dlpack__")();
+    *keep = py::module_::import("torch.utils.dlpack").attr("to_dlpack")(object.attr("detach")());
   } catch (py::error_already_set& error) {
     error.restore();
     refused_by_torch();

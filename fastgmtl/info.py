@@ -27,7 +27,7 @@ def info() -> str:
         f"backend     {backend.choice()} (FASTGMTL_BACKEND), compiled module: {_state()}",
     ]
     if kernels is not None:
-        border = "DLPack exchange API" if kernels.uses_exchange_api() else "__dlpack__()"
+        border = "DLPack exchange API" if kernels.uses_exchange_api() else "DLPack capsules"
         lines += [
             f"built by    {kernels.BUILD}",
             f"border      {border}",
