@@ -3,7 +3,8 @@
 from fastgmtl import nn, ops, reference
 from fastgmtl.backend import FastgmtlWarning, use_backend
 from fastgmtl.graph import Graph
+from fastgmtl.hetero import HeteroGraph
 from fastgmtl.info import info
 
 __version__ = "0.1.0"
-__all__ = ["FastgmtlWarning", "Graph", "info", "nn", "ops", "reference", "use_backend"]
+__all__ = ["FastgmtlWarning", "Graph", "HeteroGraph", "info", "nn", "ops", "reference", "use_backend"]

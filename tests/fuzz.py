@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastgmtl import _C, Graph, ops, reference
+from fastgmtl import _C, Graph, HeteroGraph, ops, reference
 
 EXAMPLES = 450
 count = 0
@@ -108,6 +109,45 @@ def sparse(row_ptr: list[int], col: list[int], num_src: int | None, mend: bool) 
         assert torch.equal(graph.t().edge_index(), graph.edge_index().flip(0))
 
 
+@st.composite
+def typed_edges(draw: Any) -> tuple[dict[tuple[str, str, str], Tensor], dict[str, int]]:
+    """Edges by relation and nodes by type; one time in eight with something that does not fit."""
+    names = ["a", "b", "c", ""]
+    num_nodes = draw(st.dictionaries(st.sampled_from(names), st.integers(0, 6), min_size=1, max_size=4))
+    types, edges = st.sampled_from(sorted(num_nodes)), {}
+    for relation in draw(st.lists(st.tuples(types, st.sampled_from(["x", "y", "rev_x", "self"]), types), max_size=6)):
+        most = [num_nodes[relation[0]] - 1, num_nodes[relation[2]] - 1]
+        pairs = st.lists(st.tuples(*(st.integers(0, max(0, m)) for m in most)), max_size=8 if min(most) >= 0 else 0)
+        edges[relation] = torch.tensor(draw(pairs), dtype=draw(st.sampled_from([torch.int64, torch.int32])))
+        edges[relation] = edges[relation].reshape(-1, 2).t()
+    if edges and not draw(st.integers(0, 7)):
+        edges[draw(st.sampled_from(sorted(edges)))] = draw(edge_lists())
+        num_nodes |= draw(st.dictionaries(st.sampled_from(names), st.integers(-1, 2), max_size=1))
+    return edges, num_nodes
+
+
+@given(typed_edges())
+def hetero(drawn: tuple[dict[tuple[str, str, str], Tensor], dict[str, int]]) -> None:
+    edges, num_nodes = drawn
+    try:
+        graph = HeteroGraph.from_dict(edges, num_nodes)
+    except (TypeError, ValueError, IndexError):
+        return
+    given = {relation: e.long() for relation, e in edges.items()}
+    for want, got in ((given, graph.edge_index_dict()), (given, pickle.loads(pickle.dumps(graph)).edge_index_dict())):
+        assert list(got) == list(want) and all(torch.equal(got[r], want[r]) for r in want)
+    single = graph.to_homogeneous()
+    parts = [graph.packed(t) for t in graph.node_types]
+    assert single.graph.num_edges == sum(p.graph.num_edges for p in parts) == single.edge_type.numel()
+    assert single.graph.in_degree().tolist() == [d for p in parts for d in p.by_node().in_degree().tolist()]
+    with contextlib.suppress(ValueError):
+        both = graph.add_inverse_relations()
+        assert sum(both.num_edges.values()) == 2 * single.graph.num_edges
+        assert torch.equal(
+            both.to_homogeneous().graph.in_degree(), (single.graph.in_degree() + single.graph.out_degree())
+        )
+
+
 @given(st.data())
 def spmm(data: st.DataObject) -> None:
     graph, dtype = data.draw(graphs()), data.draw(st.sampled_from(DTYPES))
@@ -156,6 +196,8 @@ def arguments(graph: Any, x: Any, weight: Any, reduce: Any) -> None:
         lambda: Graph.from_edge_index(x, weight),
         lambda: Graph.from_csr(x, weight, reduce),
         lambda: Graph.from_sparse(x),
+        lambda: HeteroGraph.from_dict(x, weight),
+        lambda: HeteroGraph.from_dict({("a", "x", "a"): x}, {"a": weight}),
     ):
         with contextlib.suppress(TypeError, ValueError, IndexError):
             call()

@@ -111,6 +111,7 @@ LAYERS = (
     ("nn", "gradients", "data", "info"),
     ("ops",),
     ("reference",),
+    ("hetero",),
     ("graph",),
     ("csr", "convert"),
     ("backend", "streams"),
