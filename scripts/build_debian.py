@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgmtl.data.debian import RELATIONS
+from fastgmtl.data.debian import OUTWARD, RELATIONS
 
 # Applications with enough tags, and the libraries that hold them together; not the few that everything depends on.
 SECTIONS = (
@@ -32,6 +32,7 @@ SECTIONS = (
     "web",
     "x11",
 )
+KINDS = ("source", "virtual")
 LIBRARY_USERS = (3, 300)
 MIN_TAGGED = 100
 MIN_WORD = 20
@@ -58,6 +59,18 @@ def choose(edges: dict[str, Any], section: Any, classes: list[str]) -> Any:
         keep = joined
 
 
+def renumbered(edges: dict[str, Any], keep: Any, number: Any) -> dict[str, Any]:
+    """Relations of the packages kept to source and virtual packages: of these only those that are met, in order."""
+    inside = {name: table[:, keep[table[0]]] for name, table in edges.items()}
+    met = {
+        kind: np.unique(np.concatenate([t[1] for n, t in inside.items() if OUTWARD[n][1] == kind])) for kind in KINDS
+    }
+    return {
+        name: np.stack([number[table[0]], np.searchsorted(met[OUTWARD[name][1]], table[1])]).astype(np.uint16)
+        for name, table in inside.items()
+    }
+
+
 def columns(indptr: Any, indices: Any, rows: Any, width: int, least: int) -> tuple[Any, Any, Any]:
     """CSR of the rows given and of the columns with at least ``least`` entries in them; and these columns."""
     row = np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
@@ -76,6 +89,7 @@ def build(folder: Path) -> dict[str, Any]:
     edges, features, tasks = (
         np.load(folder / f"{part}.npz", allow_pickle=False) for part in ("edges", "features", "tasks")
     )
+    outward = {name: edges[name] for name in OUTWARD}
     edges = {name: edges[name] for name in RELATIONS}
     classes = list(tasks["section_classes"])
     keep = choose(edges, tasks["section"], classes)
@@ -84,6 +98,7 @@ def build(folder: Path) -> dict[str, Any]:
     for name, table in edges.items():
         inside = table[:, keep[table[0]] & keep[table[1]] & (table[0] != table[1])]
         out[name] = number[inside].astype(np.uint16)
+    out |= renumbered(outward, keep, number)
     width = int(features["x_shape"][1])
     out["x_indptr"], out["x_indices"], words = columns(
         features["x_indptr"], features["x_indices"], keep, width, MIN_WORD
@@ -127,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     arrays = build(args.data)
     write(args.out, arrays)
-    relations = sum(arrays[name].shape[1] for name in RELATIONS)
+    relations = sum(arrays[name].shape[1] for name in (*RELATIONS, *OUTWARD))
     print(
         f"{args.out}: {args.out.stat().st_size:,} bytes, {arrays['section'].size:,} packages, "
         f"{relations:,} relations, {arrays['words'].size} words, {arrays['tag_names'].size} tags, "

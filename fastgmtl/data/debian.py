@@ -13,6 +13,7 @@ from fastgmtl.data.files import Array, Form, check_range, csr_to_dense, read_npz
 from fastgmtl.data.splits import both_ways, undirected
 from fastgmtl.data.tasks import SPLITS, Task, TaskSet
 from fastgmtl.graph import Graph
+from fastgmtl.hetero import HeteroGraph
 
 SHIPPED = Path(__file__).with_name("debian.npz")
 # Relations from a binary package to a binary package.
@@ -27,7 +28,9 @@ RELATIONS = (
     "replaces",
     "suggests",
 )
-EDGE_FORMS: dict[str, Form] = dict.fromkeys(RELATIONS, ("iu", 2))
+# From a binary package to another kind, by array: the relation and the kind.
+OUTWARD = {f"{name}__virtual": (name, "virtual") for name in RELATIONS} | {"from_source": ("from_source", "source")}
+EDGE_FORMS: dict[str, Form] = dict.fromkeys((*RELATIONS, *OUTWARD), ("iu", 2))
 FEATURE_FORMS: dict[str, Form] = {"x_indptr": ("iu", 1), "x_indices": ("iu", 1), "x_shape": ("iu", 1)}
 TASK_FORMS: dict[str, Form] = {
     "section": ("iu", 1),
@@ -56,6 +59,8 @@ def load_bookworm(folder: Path) -> Dataset:
 
     * Edges: the relations between binary packages, each in both directions and once, with the relation as edge_type;
       two packages joined by two relations have parallel edges. No self loops.
+    * ``hetero``: binary, source and virtual packages, the 19 relations as they point (a package may depend on itself),
+      and the inverse of each (rev_). Only binary packages have features and labels; ``graph`` and ``x`` are theirs.
     * x: 0/1 words of the one-line description.
     * ``section``: class. ``tags``: debtags, multi-label, NaN for packages that nobody has tagged.
       ``installed_size``: log(1 + KiB), standardised with mean and deviation of the training packages, NaN if unknown.
@@ -74,7 +79,8 @@ def _dataset(
 ) -> Dataset:
     x = csr_to_dense(x_file, "x", arrays["x_indptr"], arrays["x_indices"], arrays["x_shape"])
     num_nodes = x.shape[0]
-    edges, types = _edges(edge_file, arrays, num_nodes)
+    hetero = _hetero(edge_file, arrays, num_nodes)
+    edges, types = _edges(arrays, num_nodes)
     return Dataset(
         name=name,
         graph=Graph.from_edge_index(edges, num_nodes, num_nodes),
@@ -83,16 +89,29 @@ def _dataset(
         edge_type=types,
         edge_type_names=RELATIONS,
         source=source,
+        hetero=hetero,
+        features={"binary": x},
+        node_types=("binary",),
     )
 
 
-def _edges(path: Path, arrays: dict[str, Array], num_nodes: int) -> tuple[Tensor, Tensor]:
-    parts = []
-    for relation in RELATIONS:
-        table = arrays[relation]
-        require(path, table.shape[0] == 2, f"array {relation} must be [2, E], got {list(table.shape)}")
-        check_range(path, f"array {relation}: packages", table, 0, num_nodes)
-        parts.append(both_ways(undirected(to_tensor(table, torch.int64), num_nodes)))
+def _hetero(path: Path, arrays: dict[str, Array], num_nodes: int) -> HeteroGraph:
+    kinds: dict[str, tuple[str, str]] = {name: (name, "binary") for name in RELATIONS} | OUTWARD
+    counts, edges = {"binary": num_nodes, "source": 0, "virtual": 0}, {}
+    for array, (name, kind) in kinds.items():
+        table = arrays[array]
+        require(path, table.shape[0] == 2, f"array {array} must be [2, E], got {list(table.shape)}")
+        check_range(path, f"array {array}: packages", table[0], 0, num_nodes)
+        check_range(path, f"array {array}: packages", table[1], 0, num_nodes if kind == "binary" else 2**31)
+        edges["binary", name, kind] = to_tensor(table, torch.int64)
+        if kind != "binary" and table.size:
+            counts[kind] = max(counts[kind], int(table[1].max()) + 1)
+    return HeteroGraph.from_dict(edges, counts).add_inverse_relations()
+
+
+def _edges(arrays: dict[str, Array], num_nodes: int) -> tuple[Tensor, Tensor]:
+    tables = [to_tensor(arrays[relation], torch.int64) for relation in RELATIONS]
+    parts = [both_ways(undirected(table, num_nodes)) for table in tables]
     sizes = torch.tensor([part.shape[1] for part in parts])
     return torch.cat(parts, dim=1), torch.arange(len(parts)).repeat_interleave(sizes)
 
@@ -119,8 +138,8 @@ def _tasks(path: Path, arrays: dict[str, Array], num_nodes: int) -> TaskSet:
     section = to_tensor(arrays["section"], torch.int64)
     return TaskSet(
         [
-            Task("section", "class", "node", section, split, "accuracy", num_outputs=classes),
-            Task("tags", "multilabel", "node", tags, split, "roc_auc", num_outputs=tags.shape[1]),
-            Task("installed_size", "regression", "node", to_tensor(size, torch.float32), split, "r2"),
+            Task("section", "class", "node", section, split, "accuracy", "binary", classes),
+            Task("tags", "multilabel", "node", tags, split, "roc_auc", "binary", tags.shape[1]),
+            Task("installed_size", "regression", "node", to_tensor(size, torch.float32), split, "r2", "binary"),
         ]
     )

@@ -74,34 +74,42 @@ def read_npz(path: Path, forms: Mapping[str, Form], optional: Iterable[str] = ()
     return found
 
 
-def read_text(path: Path, integer: bool) -> Array:
-    """A table of comma-separated numbers as [lines, columns], int64 or float64; ``path`` may be there as ``path.gz``.
+def read_lines(path: Path, encoding: str = "ascii") -> tuple[Path, list[str]]:
+    """The lines of a text file, which may be there as ``path.gz``, and where they were found.
 
-    Raises ValueError naming the file, and the line, of what is not a finite number or has another number of columns.
+    Raises FileNotFoundError for a missing file and ValueError, naming it, for one that is not text.
     """
     path = text_file(path)
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = raw.decode("ascii").splitlines()
+        return path, raw.decode(encoding).splitlines()
     except Exception as error:  # gzip raises EOFError, BadGzipFile and zlib.error; decode its own
         raise ValueError(f"{path}: not readable ({error})") from error
+
+
+def read_text(path: Path, integer: bool, delimiter: str = ",") -> Array:
+    """A table of separated numbers as [lines, columns], int64 or float64; ``path`` may be there as ``path.gz``.
+
+    Raises ValueError naming the file, and the line, of what is not a finite number or has another number of columns.
+    """
+    path, lines = read_lines(path)
     kind = np.int64 if integer else np.float64
     if not any(line.strip() for line in lines):
         return np.empty((0, 0), dtype=kind)
     try:
-        table = np.loadtxt(lines, delimiter=",", ndmin=2, comments=None, dtype=kind)
+        table = np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None, dtype=kind)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: {_first_wrong(lines, integer) or error}") from error
+        raise ValueError(f"{path}: {_first_wrong(lines, integer, delimiter) or error}") from error
     finite = np.isfinite(table).all(axis=1)
     require(path, finite.all(), f"line {int(finite.argmin()) + 1} holds a number that is not finite")
     return table
 
 
-def _first_wrong(lines: list[str], integer: bool) -> str:
+def _first_wrong(lines: list[str], integer: bool, delimiter: str) -> str:
     """What is wrong with the first line that is not numbers, or not as many as the first; empty if none is found."""
     width = 0
     for number, line in enumerate(lines, start=1):
-        cells = line.split(",") if line.strip() else []
+        cells = line.split(delimiter) if line.strip() else []
         for cell in cells:
             if not _is_number(cell, integer):
                 kind = "an integer of 64 bits" if integer else "a number"
@@ -142,11 +150,7 @@ def csr_to_dense(
     """The dense float32 tensor of a checked CSR matrix; ``data`` None means ones."""
     require(path, shape.size == 2 and (shape >= 0).all(), f"{what}: shape must be two sizes, got {shape}")
     rows, columns = (int(v) for v in shape)
-    require(
-        path,
-        indptr.size == rows + 1 and indptr[0] == 0 and indptr[-1] == indices.size and (np.diff(indptr) >= 0).all(),
-        f"{what}: row pointers must rise from 0 to {indices.size} in {rows + 1} steps",
-    )
+    _check_pointers(path, what, indptr, indices, rows)
     check_range(path, f"{what}: columns", indices, 0, columns)
     require(
         path,
@@ -160,6 +164,52 @@ def csr_to_dense(
         raise ValueError(f"{path}: {what}: {rows} x {columns} numbers do not fit in memory") from error
     dense[np.repeat(np.arange(rows), np.diff(indptr)), indices] = 1 if data is None else data
     return torch.from_numpy(dense)
+
+
+SPARSE_FORMS: dict[str, Form] = {
+    "format": ("SU", 0),
+    "shape": ("iu", 1),
+    "data": ("biuf", 1),
+    "indptr": ("iu", 1),
+    "indices": ("iu", 1),
+    "row": ("iu", 1),
+    "col": ("iu", 1),
+}
+
+
+def read_sparse_npz(path: Path, rows: int) -> Tensor:
+    """The matrix of ``rows`` rows that scipy.sparse.save_npz has written (csr or coo), as a sparse COO float32 tensor.
+
+    Raises ValueError naming the file for a damaged one, an index out of range and a value that is not finite.
+    """
+    found = read_npz(path, SPARSE_FORMS, optional=("indptr", "indices", "row", "col"))
+    kind, shape, data = str(found["format"].astype(str)), found["shape"], found["data"]
+    require(path, shape.size == 2 and (shape >= 0).all(), f"shape must be two sizes, got {shape}")
+    require(path, int(shape[0]) == rows, f"{rows} rows are required, got {int(shape[0])}")
+    parts = {"csr": ("indptr", "indices"), "coo": ("row", "col")}.get(kind)
+    require(path, parts is not None, f"format must be csr or coo, got {kind!r}")
+    assert parts is not None
+    missing = [part for part in parts if part not in found]
+    require(path, not missing, f"array {', '.join(missing)} is missing")
+    row, col = (found[part] for part in parts)
+    if kind == "csr":
+        _check_pointers(path, "matrix", row, col, rows)
+        row = np.repeat(np.arange(rows), np.diff(row))
+    require(path, row.size == col.size == data.size, f"{row.size} rows, {col.size} columns and {data.size} values")
+    check_range(path, "rows", row, 0, rows)
+    check_range(path, "columns", col, 0, int(shape[1]))
+    require(path, np.isfinite(data).all(), "a value is not finite")
+    index = torch.stack([to_tensor(row, torch.int64), to_tensor(col, torch.int64)])
+    values = to_tensor(data, torch.float32)
+    return torch.sparse_coo_tensor(index, values, (rows, int(shape[1])), check_invariants=True).coalesce()
+
+
+def _check_pointers(path: Path, what: str, indptr: Array, indices: Array, rows: int) -> None:
+    require(
+        path,
+        indptr.size == rows + 1 and indptr[0] == 0 and indptr[-1] == indices.size and (np.diff(indptr) >= 0).all(),
+        f"{what}: row pointers must rise from 0 to {indices.size} in {rows + 1} steps",
+    )
 
 
 def to_tensor(array: Array, dtype: torch.dtype) -> Tensor:

@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 
 from fastgmtl.data.dataset import Dataset
+from fastgmtl.data.dblp import is_dblp, load_dblp
 from fastgmtl.data.debian import load_bookworm, load_debian
 from fastgmtl.data.files import data_roots, find_folder
 from fastgmtl.data.generate import synthetic
+from fastgmtl.data.heco_acm import is_heco_acm, load_heco_acm
+from fastgmtl.data.hgb import load_hgb
 from fastgmtl.data.planetoid import load_planetoid, planetoid_names
 from fastgmtl.data.tu import load_tu, tu_names
 
@@ -22,6 +25,10 @@ def names() -> list[str]:
     for root in data_roots():
         if _is_bookworm(root / "debian_bookworm"):
             found.append("debian_bookworm")
+        if is_dblp(root / "dblp_struchis"):
+            found.append("dblp")
+        if is_heco_acm(root / "heco_acm"):
+            found.append("heco_acm")
         found += [f"planetoid:{name}" for name in planetoid_names(root / "planetoid")]
         found += [f"tu:{name}" for name in _tu_members(root / "tu")]
     return list(dict.fromkeys(found))
@@ -30,9 +37,10 @@ def names() -> list[str]:
 def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     """The data set of that name, or in that folder.
 
-    ``debian`` (comes with the package), ``synthetic``, ``debian_bookworm``, ``planetoid:NAME``, ``tu:NAME``; or a
-    folder with the files of one TU data set, of one Planetoid data set, or of debian_bookworm. ``seed`` chooses the
-    splits that are random (TU, links) and the synthetic graph; the others have a split of their own.
+    ``debian`` (comes with the package), ``synthetic``, ``debian_bookworm``, ``dblp``, ``heco_acm``,
+    ``planetoid:NAME``, ``tu:NAME``; or a folder with the files of one TU data set, of one Planetoid data set, of an HGB
+    data set, or of debian_bookworm, dblp or heco_acm. ``seed`` chooses the splits that are random (TU, links,
+    heco_acm, HGB's validation nodes) and the synthetic graph; the others have a split of their own.
 
     Raises ValueError for an unknown name (with the nearest right ones) and for a damaged file, FileNotFoundError for
     absent data: what was looked for, and that FASTGMTL_DATA says where.
@@ -44,6 +52,10 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
         return synthetic(seed=seed)
     if text == "debian_bookworm":
         return load_bookworm(find_folder("debian_bookworm"))
+    if text == "dblp":
+        return load_dblp(find_folder("dblp_struchis"))
+    if text == "heco_acm":
+        return load_heco_acm(find_folder("heco_acm"), seed)
     family, colon, member = text.partition(":")
     if colon and family in ("tu", "planetoid"):
         return _member(family, member, seed)
@@ -72,6 +84,12 @@ def _folder(folder: Path, seed: int) -> Dataset:
         raise FileNotFoundError(f"data: folder {folder} does not exist")
     if _is_bookworm(folder):
         return load_bookworm(folder)
+    if is_dblp(folder):
+        return load_dblp(folder)
+    if is_heco_acm(folder):
+        return load_heco_acm(folder, seed)
+    if (folder / "info.dat").exists() and (folder / "label.dat").exists():
+        return load_hgb(folder, seed)
     tu, planetoid = tu_names(folder), planetoid_names(folder)
     if len(tu) + len(planetoid) > 1:
         raise ValueError(
@@ -84,7 +102,8 @@ def _folder(folder: Path, seed: int) -> Dataset:
         return load_planetoid(folder, planetoid[0], seed)
     raise ValueError(
         f"data: folder {folder} holds no data set; required is NAME_A.txt with its companions (TU), NAME.npz or "
-        "ind.NAME.* (Planetoid), or edges.npz, features.npz and tasks.npz (Debian)"
+        "ind.NAME.* (Planetoid), info.dat, link.dat and label.dat with node.dat or meta.dat (HGB), or edges.npz, "
+        "features.npz and tasks.npz (Debian)"
     )
 
 

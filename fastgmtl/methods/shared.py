@@ -98,7 +98,7 @@ class Head(nn.Module):
 
     def forward(self, task: Task, h: Tensor, batch: Dataset) -> Tensor:
         """What the task's loss and score take."""
-        out = self.linear(_pooled(h, batch) if task.level == "graph" else h)
+        out = self.linear(_pooled(h, batch) if task.level == "graph" else h[batch.rows(task)])
         return out * self.scale + self.shift if task.kind == "regression" else out
 
 

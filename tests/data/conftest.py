@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -63,11 +64,13 @@ def planetoid_arrays() -> dict[str, np.ndarray]:
 
 def debian_arrays() -> dict[str, dict[str, np.ndarray]]:
     """The arrays of a debian_bookworm folder of four packages, by file."""
-    from fastgmtl.data.debian import RELATIONS
+    from fastgmtl.data.debian import OUTWARD, RELATIONS
 
-    edges = {name: np.zeros((2, 0), np.int32) for name in RELATIONS}
+    edges = {name: np.zeros((2, 0), np.int32) for name in (*RELATIONS, *OUTWARD)}
     edges["depends"] = np.array([[0, 1, 2, 2], [1, 0, 2, 3]], np.int32)
     edges["suggests"] = np.array([[0], [1]], np.int32)
+    edges["provides__virtual"] = np.array([[3, 1], [0, 1]], np.int32)
+    edges["from_source"] = np.array([[0, 1, 2, 3], [0, 0, 2, 1]], np.int32)
     return {
         "edges": edges,
         "features": {
@@ -92,6 +95,40 @@ def debian_arrays() -> dict[str, dict[str, np.ndarray]]:
 def debian_parts() -> dict[str, dict[str, np.ndarray]]:
     """See debian_arrays."""
     return debian_arrays()
+
+
+# Two authors, three papers, one term; in HGB's global numbers authors are 0-1, papers 2-4, the term 5, venues 6-7.
+HGB = {
+    "info.dat": json.dumps(
+        {
+            "node.dat": {"node type": {"0": "author", "1": "paper", "2": "term", "3": "venue"}},
+            "link.dat": {
+                "link type": {
+                    "0": {"start": "0", "end": "1", "meaning": "author-paper"},
+                    "1": {"start": "1", "end": "0", "meaning": "paper-author"},
+                    "2": {"start": "1", "end": "2", "meaning": "paper-has-term"},
+                    "3": {"start": "1", "end": "3", "meaning": "paper-venue"},
+                    "4": {"start": "1", "end": "1", "meaning": "cites"},
+                }
+            },
+        }
+    ),
+    "meta.dat": json.dumps({f"Node Type_{k}": str(n) for k, n in enumerate((2, 3, 1, 2))}),
+    "link.dat": "0\t2\t0\t1.0\n1\t4\t0\t0.5\n4\t1\t1\t1.0\n2\t0\t1\t1.0\n3\t5\t2\t1.0\n"
+    "2\t6\t3\t1.0\n3\t7\t3\t1.0\n4\t6\t3\t1.0\n",
+    "label.dat": "0\tA. One\t0\t1\n",
+    "label.dat.test": "1\tB. Two\t0\t0\n",
+}
+
+
+@pytest.fixture
+def hgb_folder(tmp_path: Path) -> Path:
+    """A folder with a small HGB data set without node.dat."""
+    folder = tmp_path / "SMALL"
+    folder.mkdir()
+    for name, text in HGB.items():
+        (folder / name).write_text(text)
+    return folder
 
 
 class Touch:

@@ -135,6 +135,8 @@ def test_counts_of_the_whole_archive(data_root):
     low, high = table.min(0).values, table.max(0).values
     pairs = torch.unique(low * 63436 + high).numel()
     assert int((data.edge_type == RELATIONS.index("depends")).sum()) == 2 * pairs
+    assert dict(data.hetero.num_nodes) == {"binary": 63436, "source": 34169, "virtual": 34689}
+    assert sum(data.hetero.num_edges.values()) == 2 * 450880
 
 
 def test_a_folder_of_four_packages(tmp_path, debian_parts):
@@ -153,9 +155,43 @@ def test_a_folder_of_four_packages(tmp_path, debian_parts):
     assert data.tasks.counts("val") == {"section": 0, "tags": 3, "installed_size": 0}
 
 
+def test_the_typed_graph_of_four_packages(tmp_path, debian_parts):
+    data = load(write(tmp_path, debian_parts))
+    graph = data.hetero
+    assert dict(graph.num_nodes) == {"binary": 4, "source": 3, "virtual": 2}
+    assert data.node_types == ("binary",) and list(data.features) == ["binary"]
+    edges = {r: e.tolist() for r, e in graph.edge_index_dict().items() if e.numel()}
+    assert edges == {
+        ("binary", "depends", "binary"): [[0, 1, 2, 2], [1, 0, 2, 3]],
+        ("binary", "suggests", "binary"): [[0], [1]],
+        ("binary", "provides", "virtual"): [[3, 1], [0, 1]],
+        ("binary", "from_source", "source"): [[0, 1, 2, 3], [0, 0, 2, 1]],
+        ("binary", "rev_depends", "binary"): [[1, 0, 2, 3], [0, 1, 2, 2]],
+        ("binary", "rev_suggests", "binary"): [[1], [0]],
+        ("virtual", "rev_provides", "binary"): [[0, 1], [3, 1]],
+        ("source", "rev_from_source", "binary"): [[0, 0, 2, 1], [0, 1, 2, 3]],
+    }
+    assert {task.node_type for task in data.tasks.values()} == {"binary"}
+    assert data.rows(data.tasks["section"]) == slice(0, 4)
+
+
+def test_the_shipped_typed_graph():
+    graph = load("debian").hetero
+    assert dict(graph.num_nodes) == {"binary": 7300, "source": 4793, "virtual": 838}
+    forward = {r: n for r, n in graph.num_edges.items() if not r[1].startswith("rev_")}
+    assert len(forward) == 19 and len(graph.relations) == 38
+    assert sum(forward.values()) == 40781
+    # Nobody is alone: every source and virtual package was met, every package has a source.
+    assert int(graph.to_homogeneous().graph.in_degree().min()) > 0
+    assert graph.packed("binary").num_relations == 28
+
+
 @pytest.mark.parametrize(
     ("file", "name", "value", "text"),
     [
+        ("edges", "from_source", np.array([[4], [0]]), "array from_source: packages must be in 0..3, got 4"),
+        ("edges", "from_source", np.array([[0], [-1]]), "array from_source: packages must be in 0..2147483647, got -1"),
+        ("edges", "breaks__virtual", np.zeros((1, 2), int), r"array breaks__virtual must be \[2, E\], got \[1, 2\]"),
         ("edges", "depends", np.array([[0], [4]]), "array depends: packages must be in 0..3, got 4"),
         ("edges", "depends", np.array([[0], [1], [2]]), r"array depends must be \[2, E\], got \[3, 1\]"),
         ("edges", "depends", np.zeros((2, 1)), "array depends must have 2 dimensions and a dtype of kind 'iu'"),

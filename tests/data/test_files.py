@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from fastgmtl.data.files import csr_to_dense, read_npz, read_text
+from fastgmtl.data.files import csr_to_dense, read_npz, read_sparse_npz, read_text
 
 FORMS = {"a": ("iu", 1), "b": ("f", 2)}
 
@@ -162,3 +163,55 @@ def test_csr_to_dense():
     ):
         with pytest.raises(ValueError, match=f"f.npz: x: .*{text}"):
             csr_to_dense(path, "x", *bad)
+
+
+def save_sparse(path: Path, **changes: object) -> Path:
+    csr = {
+        "format": np.array(b"csr"),
+        "indptr": [0, 2, 2, 3],
+        "indices": [3, 0, 1],
+        "data": [1.5, 2, 3],
+        "shape": [3, 4],
+    }
+    np.savez(path, **{k: np.asarray(v) for k, v in (csr | changes).items() if v is not None})
+    return path
+
+
+COO = {
+    "format": np.array(b"coo"),
+    "indptr": None,
+    "indices": None,
+    "row": [2, 0, 0],
+    "col": [1, 3, 0],
+    "data": [3, 1.5, 2],
+}
+
+
+@pytest.mark.parametrize("changes", [{}, COO, COO | {"row": [2, 0, 0, 2], "col": [1, 3, 0, 1], "data": [1, 1.5, 2, 2]}])
+def test_sparse_matrices_of_scipy(tmp_path, changes):
+    got = read_sparse_npz(save_sparse(tmp_path / "m.npz", **changes), 3)
+    assert got.layout == torch.sparse_coo and got.dtype == torch.float32 and got.is_coalesced()
+    assert got.to_dense().tolist() == [[2, 0, 0, 1.5], [0, 0, 0, 0], [0, 3, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"shape": [3]}, r"shape must be two sizes, got \[3\]"),
+        ({"shape": [4, 4]}, "3 rows are required, got 4"),
+        ({"format": np.array(b"csc")}, "format must be csr or coo, got 'csc'"),
+        ({"indices": None}, "array indices is missing"),
+        ({"indptr": [0, 2, 1, 3]}, "matrix: row pointers must rise from 0 to 3 in 4 steps"),
+        ({"indices": [3, 0, 4]}, "columns must be in 0..3, got 4"),
+        ({"data": [1.0, 2]}, "3 rows, 3 columns and 2 values"),
+        ({"data": [1.0, np.nan, 2]}, "a value is not finite"),
+        (COO | {"row": [2, 0, -1]}, "rows must be in 0..2, got -1"),
+        (COO | {"col": None}, "array col is missing"),
+        (COO | {"col": [1, 2]}, "3 rows, 2 columns and 3 values"),
+        ({"data": None}, "array data is missing"),
+    ],
+)
+def test_damaged_sparse_matrices_are_named(tmp_path, changes, text):
+    path = save_sparse(tmp_path / "m.npz", **changes)
+    with pytest.raises(ValueError, match=rf"^{path}: {text}$"):
+        read_sparse_npz(path, 3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastgmtl.data import Dataset, TaskSet, files, load, names
+from fastgmtl.data import Dataset, Task, TaskSet, files, load, names
 from fastgmtl.graph import Graph
+from fastgmtl.hetero import HeteroGraph
 
 
 @pytest.fixture
@@ -25,7 +27,15 @@ def empty_root(tmp_path, monkeypatch) -> Path:
 def test_names_lists_what_load_takes(data_root):
     found = names()
     assert found[:2] == ["debian", "synthetic"]
-    assert {"debian_bookworm", "planetoid:cora", "planetoid:citeseer", "tu:ENZYMES", "tu:PROTEINS_full"} <= set(found)
+    assert {
+        "debian_bookworm",
+        "dblp",
+        "heco_acm",
+        "planetoid:cora",
+        "planetoid:citeseer",
+        "tu:ENZYMES",
+        "tu:PROTEINS_full",
+    } <= set(found)
     assert load("tu:ENZYMES").num_graphs == 600
     assert load("planetoid:cora").num_nodes == 2708
 
@@ -35,9 +45,9 @@ def test_without_data_only_what_ships_is_named(empty_root):
     assert load("debian").num_nodes == 7300
 
 
-@pytest.mark.parametrize("name", ["debian_bookworm", "tu:ENZYMES", "planetoid:cora"])
+@pytest.mark.parametrize("name", ["debian_bookworm", "dblp", "heco_acm", "tu:ENZYMES", "planetoid:cora"])
 def test_absent_data_says_what_was_looked_for_and_what_to_set(empty_root, name):
-    folder = empty_root / name.partition(":")[0]
+    folder = empty_root / {"dblp": "dblp_struchis"}.get(name, name.partition(":")[0])
     with pytest.raises(FileNotFoundError, match=f"folder {folder} does not exist; set FASTGMTL_DATA to the folder"):
         load(name)
 
@@ -152,6 +162,57 @@ def tiny(**changes: object) -> Dataset:
 def test_parts_that_do_not_fit_together_are_refused(changes, text):
     with pytest.raises(ValueError, match=f"data set d: {text}"):
         tiny(**changes)
+
+
+def typed(**changes: object) -> Dataset:
+    hetero = HeteroGraph.from_dict({("a", "x", "b"): torch.tensor([[0, 1], [2, 0]])}, {"a": 2, "b": 3})
+    split = {part: torch.zeros(3, dtype=torch.bool) for part in ("train", "val", "test")}
+    task = Task("t", "class", "node", torch.zeros(3, dtype=torch.long), split, "accuracy", "b", 1)
+    data = Dataset.from_hetero("d", hetero, {"a": torch.ones(2, 7)}, TaskSet([task]), "nowhere")
+    return dataclasses.replace(data, **changes)
+
+
+def test_typed_data_have_a_plain_form():
+    data = typed()
+    assert data.graph.edge_index().tolist() == [[0, 1], [4, 2]]
+    assert data.edge_type.tolist() == [0, 0] and data.edge_type_names == ("a x b",)
+    log2 = math.log(2)
+    want = [[1, 0, 1, 0], [1, 0, 1, 0], [1, log2, 0, 1], [1, 0, 0, 1], [1, log2, 0, 1]]
+    torch.testing.assert_close(data.x, torch.tensor(want))
+    assert data.rows(data.tasks["t"]) == slice(2, 5)
+    assert data.summary().splitlines()[1] == "node types: 2 a (7 features), 3 b (no features); 2 edges of 1 relations"
+    there = data.to("cpu")
+    assert there.hetero is data.hetero and there.node_types == ("a", "b")
+    assert torch.equal(there.features["a"], data.features["a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"features": {"a": torch.ones(3, 7)}}, r"features of a must have shape \[2, 7\], got \[3, 7\]"),
+        ({"features": {"c": torch.ones(3, 7)}}, "features must be of node types a, b, got c"),
+        ({"node_types": ("c",)}, "node_types must be of node types a, b, got c"),
+        ({"node_types": ("a",)}, "graph must have the 2 nodes of its node_types, got 5"),
+        ({"tasks": load("debian").tasks}, "tasks must be of node types a, b, got binary"),
+    ],
+)
+def test_types_that_do_not_fit_together_are_refused(changes, text):
+    with pytest.raises(ValueError, match=f"^data set d: {text}$"):
+        typed(**changes)
+
+
+def test_targets_are_for_the_nodes_of_the_task_s_type():
+    data = typed()
+    with pytest.raises(ValueError, match=r"^data set d: target of task t must have shape \[2\], got \[3\]$"):
+        typed(tasks=TaskSet([dataclasses.replace(data.tasks["t"], node_type="a")]))
+    only_a = typed(
+        node_types=("a",),
+        graph=Graph.from_edge_index(torch.zeros(2, 0, dtype=torch.long), 2),
+        x=torch.zeros(2, 1),
+        edge_type=None,
+    )
+    with pytest.raises(ValueError, match=r"^data set d: the graph without types has nodes of a, task t is about b$"):
+        only_a.rows(only_a.tasks["t"])
 
 
 def test_tasks_must_fit_the_graph():

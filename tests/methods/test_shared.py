@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastgmtl.data import Dataset
+from fastgmtl import HeteroGraph
+from fastgmtl.data import Dataset, Task, TaskSet
 from fastgmtl.methods import Shared
 from fastgmtl.methods.shared import Config, LinkHead
 
@@ -16,6 +17,22 @@ def _build(data: Dataset, **changes: Any) -> Shared:
     torch.manual_seed(0)
     config = Config(**{"hidden": 8, "layers": 2, **changes})
     return Shared.build(data, config, torch.Generator().manual_seed(0))
+
+
+def test_tasks_of_several_node_types() -> None:
+    hetero = HeteroGraph.from_dict({("a", "x", "b"): torch.tensor([[0, 1, 1], [2, 0, 1]])}, {"a": 2, "b": 3})
+
+    def task(node_type: str, number: int) -> Task:
+        split = {part: torch.full((number,), part == "train") for part in ("train", "val", "test")}
+        return Task(node_type, "class", "node", torch.arange(number), split, "accuracy", node_type, number)
+
+    tasks = TaskSet([task("b", 3), task("a", 2)])
+    data = Dataset.from_hetero("two", hetero.add_inverse_relations(), {}, tasks, "")
+    method = _build(data, dropout=0.0)
+    outputs, h = method.outputs(data, "train"), method.encoder(data.x, data.graph)
+    torch.testing.assert_close(outputs["b"], method.heads[0].linear(h[2:]))
+    torch.testing.assert_close(outputs["a"], method.heads[1].linear(h[:2]))
+    assert all(loss.isfinite() for loss in method.step(data).values())
 
 
 @pytest.mark.parametrize("residual", [True, False])
