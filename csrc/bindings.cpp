@@ -101,8 +101,8 @@ View by_exchange(const dlpack::ExchangeApi& api, py::handle object) {
   return view;
 }
 
-// The capsule lives as long as the call: `keep` owns it. Tensor.__dlpack__ would not do: it refuses tensors of a GPU that
-// is not the current one, and may let the default stream wait for the current one.
+// The capsule lives as long as the call: `keep` owns it. Tensor.__dlpack__ would not do: it refuses tensors of a GPU
+// that is not the current one, and may let the default stream wait for the current one.
 View by_capsule(py::handle object, py::object* keep) {
   try {
     *keep = py::module_::import("torch.utils.dlpack").attr("to_dlpack")(object.attr("detach")());
