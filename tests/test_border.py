@@ -96,12 +96,30 @@ def csr(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["new_col"]
 
 
-FUNCTIONS = {"spmm": spmm, "sddmm": sddmm, "spmm_backward": spmm_backward, "csr": csr}
+SQUARE = PATTERNS["self_loops"].graph()
+
+
+def gcn_norm(kernels: ModuleType, **changes: Any) -> Tensor:
+    total = SQUARE.num_edges + SQUARE.num_dst
+    a = {
+        "pattern": SQUARE.pattern,
+        "fill": 1.0,
+        "row_ptr": torch.empty(SQUARE.num_dst + 1, dtype=torch.int64),
+        "col": torch.empty(total, dtype=torch.int32),
+        "weight": torch.empty(total),
+        "threads": 1,
+    } | changes
+    kernels.gcn_norm(*a.values())
+    return a["weight"]
+
+
+FUNCTIONS = {"spmm": spmm, "sddmm": sddmm, "spmm_backward": spmm_backward, "csr": csr, "gcn_norm": gcn_norm}
 TENSORS = {
     "spmm": ("x", "w", "scale", "arg", "y", "new_arg"),
     "sddmm": ("a", "b", "scale", "arg", "out"),
     "spmm_backward": ("a", "b", "w", "scale", "arg", "y", "out"),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
+    "gcn_norm": ("row_ptr", "col", "weight"),
 }
 EVERY = [(f, t) for f, names in TENSORS.items() for t in names]
 

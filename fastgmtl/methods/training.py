@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -71,6 +71,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
         """The score of each task on a split; NaN where nothing is labelled. Called in eval mode, without gradients."""
+
+    def improves(self, epoch: Epoch, best: Best) -> bool:
+        """Whether an epoch's weights are better than the best yet: here by the mean of the val scores."""
+        return epoch.rank > best.rank
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Fill the gradients from the losses of one step: here those of their sum."""
@@ -152,13 +156,14 @@ class Trainer:
         self.epoch += 1
         score = self.evaluate("val")
         rank = self._rank(score)
-        better = self.best is None or math.isnan(self.best.rank) or rank > self.best.rank
+        loss = {k: float(v.detach()) if self.train_counts[k] else math.nan for k, v in losses.items()}
+        epoch = Epoch(self.epoch, loss, score, rank, False, time.perf_counter() - start)
+        better = self.best is None or math.isnan(self.best.rank) or self.method.improves(epoch, self.best)
         self.stale = 0 if better else self.stale + 1
         if better:
             model = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
             self.best = Best(self.epoch, rank, score, model)
-        loss = {k: float(v.detach()) if self.train_counts[k] else math.nan for k, v in losses.items()}
-        return Epoch(self.epoch, loss, score, rank, better, time.perf_counter() - start)
+        return replace(epoch, best=better, seconds=time.perf_counter() - start)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the present weights. Leaves the run's random numbers as they were."""

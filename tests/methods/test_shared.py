@@ -10,7 +10,8 @@ import torch
 from fastgmtl import HeteroGraph
 from fastgmtl.data import Dataset, Task, TaskSet
 from fastgmtl.methods import Shared
-from fastgmtl.methods.shared import Config, LinkHead
+from fastgmtl.methods.heads import LinkHead
+from fastgmtl.methods.shared import Config
 
 
 def _build(data: Dataset, **changes: Any) -> Shared:
