@@ -1,9 +1,11 @@
 // The module fastgmtl._C: one line an operator. Tensors become views, C++ exceptions Python errors; the interpreter's
 // lock is released while a kernel runs.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "contract/csr.h"
 #include "contract/gcn_norm.h"
+#include "contract/gram.h"
 #include "contract/sddmm.h"
 #include "contract/workspace.h"
 #include "cpu/level.h"
@@ -53,23 +55,28 @@ DType dtype_of(dlpack::DataType type) {
                   std::to_string(type.code) + " with " + std::to_string(type.bits) + " bits");
 }
 
-View view_of(const dlpack::Tensor& tensor) {
+// `flat`: axes but the first as one, for tensors of any rank.
+View view_of(const dlpack::Tensor& tensor, bool flat) {
   View view;
-  if (tensor.ndim > View::kMaxRank)
+  if (!flat && tensor.ndim > View::kMaxRank)
     throw std::invalid_argument("a kernel takes tensors of up to 4 axes, got " + std::to_string(tensor.ndim));
   if (tensor.device.type != dlpack::kCpu && tensor.device.type != dlpack::kCuda)
     throw std::invalid_argument("a kernel takes tensors on cpu or cuda, got DLPack device type " +
                                 std::to_string(tensor.device.type));
-  view.rank = tensor.ndim;
+  view.rank = flat ? 2 : tensor.ndim;
   view.dtype = dtype_of(tensor.dtype);
   view.device = {tensor.device.type == dlpack::kCuda, tensor.device.id};
   view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   int64_t stride = 1;
   bool contiguous = true;
   for (int i = tensor.ndim - 1; i >= 0; --i) {
-    view.shape[i] = tensor.shape[i];
+    if (!flat) view.shape[i] = tensor.shape[i];
     if (tensor.strides && tensor.shape[i] != 1) contiguous = contiguous && tensor.strides[i] == stride;
     stride *= tensor.shape[i];
+  }
+  if (flat) {
+    view.shape[0] = tensor.ndim ? tensor.shape[0] : 1;
+    view.shape[1] = view.shape[0] ? stride / view.shape[0] : 0;
   }
   if (stride && !contiguous) throw std::invalid_argument("a kernel takes contiguous tensors; call .contiguous()");
   if (stride && !tensor.data) throw TypeError("a kernel takes tensors with memory of their own, got one without");
@@ -92,10 +99,10 @@ void require_plain(py::handle object) {
   throw TypeError("a kernel takes dense tensors with memory of their own: " + message.substr(0, message.find('\n')));
 }
 
-View by_exchange(const dlpack::ExchangeApi& api, py::handle object) {
+View by_exchange(const dlpack::ExchangeApi& api, py::handle object, bool flat) {
   dlpack::Tensor tensor;
   if (api.tensor_from_object(object.ptr(), &tensor)) refused_by_torch();
-  View view = view_of(tensor);
+  View view = view_of(tensor, flat);
   if (view.device.cuda && api.current_stream(dlpack::kCuda, view.device.id, &view.stream))
     throw py::error_already_set();
   return view;
@@ -103,7 +110,7 @@ View by_exchange(const dlpack::ExchangeApi& api, py::handle object) {
 
 // The capsule lives as long as the call: `keep` owns it. Tensor.__dlpack__ would not do: it refuses tensors of a GPU
 // that is not the current one, and may let the default stream wait for the current one.
-View by_capsule(py::handle object, py::object* keep) {
+View by_capsule(py::handle object, py::object* keep, bool flat) {
   try {
     *keep = py::module_::import("torch.utils.dlpack").attr("to_dlpack")(object.attr("detach")());
   } catch (py::error_already_set& error) {
@@ -112,12 +119,18 @@ View by_capsule(py::handle object, py::object* keep) {
   }
   auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(keep->ptr(), "dltensor"));
   if (!managed) throw py::error_already_set();
-  View view = view_of(managed->tensor);
+  View view = view_of(managed->tensor, flat);
   if (view.device.cuda) {
     const py::object stream = py::module_::import("torch.cuda").attr("current_stream")(view.device.id);
     view.stream = reinterpret_cast<void*>(stream.attr("cuda_stream").cast<uintptr_t>());
   }
   return view;
+}
+
+View view_from(py::handle object, py::object* keep, bool flat) {
+  require_plain(object);
+  const auto* api = use_exchange_api ? exchange_api() : nullptr;
+  return api ? by_exchange(*api, object, flat) : by_capsule(object, keep, flat);
 }
 
 }  // namespace
@@ -131,10 +144,7 @@ struct type_caster<fastgmtl::View> {
   object keep;
 
   bool load(handle source, bool) {
-    if (source.is_none()) return true;
-    fastgmtl::require_plain(source);
-    const auto* api = fastgmtl::use_exchange_api ? fastgmtl::exchange_api() : nullptr;
-    value = api ? fastgmtl::by_exchange(*api, source) : fastgmtl::by_capsule(source, &keep);
+    if (!source.is_none()) value = fastgmtl::view_from(source, &keep, false);
     return true;
   }
 };
@@ -161,6 +171,32 @@ struct type_caster<fastgmtl::Pattern> {
   }
 };
 
+// Rows of a list are the tuple (tuple of tensors or None, number of rows, stacked).
+template <>
+struct type_caster<fastgmtl::Rows> {
+  PYBIND11_TYPE_CASTER(fastgmtl::Rows, const_name("tuple[tuple[torch.Tensor | None, ...], int, bool]"));
+  std::vector<object> keep;
+
+  bool load(handle source, bool) {
+    if (!PyTuple_Check(source.ptr()) || PyTuple_GET_SIZE(source.ptr()) != 3) return false;
+    const handle tensors = PyTuple_GET_ITEM(source.ptr(), 0);
+    type_caster<int64_t> count;
+    type_caster<bool> stacked;
+    if (!PyTuple_CheckExact(tensors.ptr()) || !count.load(PyTuple_GET_ITEM(source.ptr(), 1), false) ||
+        !stacked.load(PyTuple_GET_ITEM(source.ptr(), 2), false))
+      return false;
+    value.count = count, value.stacked = stacked;
+    const Py_ssize_t size = PyTuple_GET_SIZE(tensors.ptr());
+    value.tensors.resize(size);
+    keep.resize(size);
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      const handle item = PyTuple_GET_ITEM(tensors.ptr(), i);
+      if (!item.is_none()) value.tensors[i] = fastgmtl::view_from(item, &keep[i], true);
+    }
+    return true;
+  }
+};
+
 }  // namespace pybind11::detail
 
 PYBIND11_MODULE(_C, m) {
@@ -181,6 +217,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("spmm", &spmm, unlocked);
   m.def("sddmm", &sddmm, unlocked);
   m.def("spmm_backward", &spmm_backward, unlocked);
+  m.def("gram", &gram, unlocked);
+  m.def("combine", &combine, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

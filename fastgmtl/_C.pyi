@@ -1,10 +1,13 @@
 """The compiled module; csrc/contract says what each function computes."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 CUDA: bool
 BUILD: str
 
+Rows = tuple[tuple[Tensor | None, ...], int, bool]
 Pattern = tuple[Tensor, Tensor, Tensor | None, int]
 
 def csr(
@@ -55,6 +58,8 @@ def spmm_backward(
     out: Tensor,
     threads: int,
 ) -> None: ...
+def gram(a: Rows, b: Rows, groups: Sequence[int], out: Tensor, threads: int) -> None: ...
+def combine(a: Rows, weights: Tensor, groups: Sequence[int], out: Rows, accumulate: bool, threads: int) -> None: ...
 def simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def simd_levels() -> list[str]: ...

@@ -9,7 +9,7 @@ import torch
 
 from fastgmtl import backend
 
-OPERATORS = ("csr", "spmm", "sddmm", "spmm_backward")
+OPERATORS = ("csr", "spmm", "sddmm", "spmm_backward", "gram", "combine")
 
 
 def info() -> str:

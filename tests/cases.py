@@ -7,15 +7,18 @@ finite differences; ``MEDIUM`` ones are for values, ``large`` makes those of the
 from __future__ import annotations
 
 import functools
+import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fastgmtl import Graph, ops, reference
-from fastgmtl.ops import trilinear
+from fastgmtl.ops import bilinear, trilinear
+from fastgmtl.ops.lists import ListOperator
+from fastgmtl.ops.operator import flatten
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("sum", "mean", "max", "min")
@@ -189,8 +192,15 @@ class Call:
     tensors: tuple[Tensor | None, ...]
     run: Callable[..., Tensor | tuple[Tensor, ...]]
     twin: Callable[..., Tensor | tuple[Tensor, ...]]
-    operator: trilinear.Operator | None = None
+    operator: trilinear.Operator | ListOperator | None = None
     options: tuple[object, ...] = ()
+    lists: tuple[int, ...] = ()  # of an operator on lists: how many of the tensors belong to each
+
+    def library_arguments(self, tensors: Sequence[Tensor | None]) -> tuple[object, ...]:
+        """What the operator takes as an op of ``torch.library``."""
+        if not self.lists:
+            return (*flatten(self.graph), *tensors, *self.options)
+        return (*map(list, split(tensors, self.lists)), *self.options)
 
     @property
     def floats(self) -> list[int]:
@@ -216,6 +226,12 @@ class Call:
     def inputs(self, requires_grad: bool = False) -> list[Tensor]:
         """Fresh copies of the floating point tensors."""
         return [self.tensors[i].detach().clone().requires_grad_(requires_grad) for i in self.floats]  # type: ignore[union-attr]
+
+
+def split(values: Sequence[Tensor | None], lengths: Sequence[int]) -> list[tuple[Tensor | None, ...]]:
+    """Consecutive parts of the given lengths."""
+    ends = list(itertools.accumulate(lengths))
+    return [tuple(values[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
 
 
 Maker = Callable[[Draw], Call]
@@ -352,6 +368,104 @@ def _fill() -> None:
 _fill()
 
 
+def _rows(draw: Draw, count: int) -> tuple[Tensor, ...]:
+    """``count`` rows of two tensors, one after another."""
+    return tuple(v for _ in range(count) for v in (draw.nodes("src", 2), draw.weight("E")) if v is not None)
+
+
+def draw_matrix(draw: Draw) -> Tensor:
+    """[T, P]"""
+    return draw.nodes("src", 3).flatten(2).movedim(1, 0).flatten(1)
+
+
+def _stacked(draw: Draw) -> tuple[Tensor, ...]:
+    return tuple(torch.stack(parts) for parts in zip(*split(_rows(draw, draw.tasks), [2] * draw.tasks), strict=True))
+
+
+def _flat(found: object) -> object:
+    """A tuple of tensors for lists of lists of them."""
+    if isinstance(found, Tensor):
+        return found
+    return tuple(v for row in found for v in ([row] if isinstance(row, Tensor) else row))  # type: ignore[attr-defined]
+
+
+def _fill_lists() -> None:
+    def small(draw: Draw, *shape: int) -> Tensor:
+        return draw._normal(*shape).double()
+
+    def add(name: str, tensors: Callable[[Draw], tuple[Tensor, ...]], of: Callable[..., object]) -> None:
+        """``of(module, tasks, *tensors)``."""
+
+        def make(draw: Draw) -> Call:
+            run, twin = (lambda *t, m=m: _flat(of(m, draw.tasks, *t)) for m in (ops, reference))
+            return Call(name, draw.graph, tensors(draw), run, twin)
+
+        CALLS[name] = make
+
+    def rows(tensors: Sequence[Tensor], tasks: int) -> object:
+        return split(tensors, [2] * tasks)
+
+    every = range(2)
+    add("gram", lambda d: _rows(d, d.tasks), lambda m, n, *t: m.gram(rows(t, n)))
+    add("gram-groups", lambda d: _rows(d, d.tasks), lambda m, n, *t: m.gram(rows(t, n), every))
+    add("gram-stacked", _stacked, lambda m, n, *t: m.gram(t))
+    add("gram-matrix", lambda d: (draw_matrix(d),), lambda m, n, t: m.gram(t))
+    add(
+        "combine",
+        lambda d: (small(d, d.tasks), *_rows(d, d.tasks)),
+        lambda m, n, w, *t: m.combine(rows(t, n), w, scale=0.5),
+    )
+    add(
+        "combine-sums-groups",
+        lambda d: (small(d, 2, 3, d.tasks), *_rows(d, d.tasks)),
+        lambda m, n, w, *t: m.combine(rows(t, n), w, groups=every),
+    )
+    add("combine-stacked", lambda d: (small(d, d.tasks), *_stacked(d)), lambda m, n, w, *t: m.combine(t, w))
+    add("combine-stacked-sums", lambda d: (small(d, 2, d.tasks), *_stacked(d)), lambda m, n, w, *t: m.combine(t, w))
+
+    def internal(
+        name: str,
+        operator: ListOperator,
+        tensors: Callable[[Draw], tuple[Tensor, ...]],
+        lengths: Callable[[int], tuple[int, ...]],
+        options: Callable[[int], tuple[object, ...]],
+    ) -> None:
+        def make(draw: Draw) -> Call:
+            many, rest = lengths(draw.tasks), options(draw.tasks)
+            return Call(
+                name,
+                draw.graph,
+                tensors(draw),
+                lambda *t: operator(split(t, many), *rest),
+                lambda *t: operator.reference(split(t, many), *rest),
+                operator,
+                rest,
+                many,
+            )
+
+        CALLS[name] = make
+
+    for a, b in itertools.product((False, True), repeat=2):
+        form = f"{'stacked' if a else 'lists'}-{'stacked' if b else 'lists'}"
+        internal(
+            f"gram_op-{form}",
+            bilinear.gram_op,
+            lambda d, a=a, b=b: (*(_stacked(d) if a else _rows(d, d.tasks)), *(_stacked(d) if b else _rows(d, 2))),
+            lambda n, a=a, b=b: (2 if a else 2 * n, 2 if b else 4),
+            lambda n, a=a, b=b: (n, a, n if b else 2, b, [1, 0], 2),
+        )
+        internal(
+            f"combine_op-{form}",
+            bilinear.combine_op,
+            lambda d, a=a: (*(_stacked(d) if a else _rows(d, d.tasks)), small(d, 2, 2, d.tasks)),
+            lambda n, a=a: (2 if a else 2 * n, 1),
+            lambda n, a=a, b=b: (n, a, 2, b, [1, 0]),
+        )
+
+
+_fill_lists()
+
+
 def call(
     name: str,
     pattern: Pattern,
@@ -387,4 +501,9 @@ FEW = (
     "spmm_backward_op-t-g3-wET-x2",
     "spmm_backward_op-n-mean-g2-wET-x3",
     "spmm_backward_op-t-mean-arg-g3-wET-x2",
+    "gram",
+    "gram-stacked",
+    "combine-sums-groups",
+    "gram_op-stacked-lists",
+    "combine_op-lists-stacked",
 )

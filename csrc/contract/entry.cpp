@@ -1,6 +1,7 @@
 // The operators as Python calls them: views are checked, then the device and the instruction set are chosen.
 #include "../cpu/level.h"
 #include "../cpu/pages.h"
+#include "gram.h"
 #include "sddmm.h"
 #ifdef FASTGMTL_WITH_CUDA
 #include "../cuda/launch.h"
@@ -15,11 +16,11 @@ struct CudaKernel {
 };
 
 template <class Args>
-void run(const char* op, const Pattern& pattern, const Args& args, void (*const cpu[])(const Args&),
+void run(const char* op, Device device, const Args& args, void (*const cpu[])(const Args&),
          typename CudaKernel<Args>::type cuda) {
-  if (!pattern.device().cuda) return cpu[static_cast<int>(cpu::level())](args);
+  if (!device.cuda) return cpu[static_cast<int>(cpu::level())](args);
   if (!cuda) throw std::runtime_error(std::string(op) + ": built without CUDA");
-  cuda(args, pattern.device().id);
+  cuda(args, device.id);
 }
 
 #ifdef FASTGMTL_WITH_CUDA
@@ -27,6 +28,93 @@ void run(const char* op, const Pattern& pattern, const Args& args, void (*const 
 #else
 #define FASTGMTL_CUDA(op) nullptr
 #endif
+
+// About `most` pieces of equal size, which depends on the number of elements alone.
+Pieces pieces_of(const std::vector<Part>& parts, int64_t most) {
+  Pieces out;
+  int64_t total = 0;
+  for (const Part& part : parts) total += part.numel;
+  const int64_t chunks = (total + kChunk - 1) / kChunk;
+  const int64_t size = std::max<int64_t>(4, (chunks + most - 1) / most) * kChunk;
+  int64_t left = 0, group = -1;
+  for (int64_t n = 0; n < static_cast<int64_t>(parts.size()); ++n)
+    for (int64_t begin = 0; begin < parts[n].numel;) {
+      if (left < kChunk || parts[n].group != group) {
+        out.start.push_back(static_cast<int64_t>(out.spans.size()));
+        left = size, group = parts[n].group;
+      }
+      // Only the last chunk of a part may be a short one.
+      const int64_t whole = left / kChunk * kChunk, end = std::min(parts[n].numel, begin + whole);
+      out.spans.push_back({n, begin, end});
+      left -= end - begin, begin = end;
+    }
+  out.start.push_back(static_cast<int64_t>(out.spans.size()));
+  return out;
+}
+
+// Element 0 of row `row` of part `n`, or null.
+char* row_of(const Rows& rows, int64_t n, int64_t row) {
+  constexpr int64_t kBytes[] = {4, 8, 2, 2, 4, 8};
+  const View& view = rows.tensors[rows.stacked ? n : row * rows.parts() + n];
+  if (!view) return nullptr;
+  const int64_t skip = rows.stacked ? row * view.numel() / rows.count * kBytes[static_cast<int>(view.dtype)] : 0;
+  return static_cast<char*>(view.data) + skip;
+}
+
+// Compares `rows` with the parts that are known so far: dtype, device and size of every tensor that is there.
+void check_rows(const char* op, const char* what, const Rows& rows, bool first, std::vector<Part>* parts,
+                Device* device) {
+  const int64_t size = static_cast<int64_t>(rows.tensors.size());
+  if (rows.count < 1 || rows.count > kMaxRows)
+    fail(op, std::string(what) + " must have 1 to 64 rows, got " + std::to_string(rows.count));
+  if (!rows.stacked && size % rows.count) fail(op, std::string(what) + " must have as many tensors in every row");
+  if (first) parts->assign(rows.parts(), Part{-1, 0, DType::F32});
+  if (rows.parts() != static_cast<int64_t>(parts->size()))
+    fail(op, std::string(what) + " must have " + std::to_string(parts->size()) + " tensors in every row, got " +
+                 std::to_string(rows.parts()));
+  for (int64_t k = 0; k < size; ++k) {
+    const View& view = rows.tensors[k];
+    if (!view) continue;
+    if (!is_float(view.dtype)) throw TypeError(std::string(op) + ": " + what + " must be floating point");
+    if (rows.stacked && view.size(0) != rows.count)
+      fail(op, std::string(what) + " must have a first axis of " + std::to_string(rows.count));
+    Part& part = (*parts)[k % rows.parts()];
+    const int64_t numel = view.numel() / (rows.stacked ? rows.count : 1);
+    if (device->id < 0) *device = view.device;
+    if (part.numel < 0) part.numel = numel, part.dtype = view.dtype;
+    if (numel != part.numel)
+      fail(op, std::string(what) + " must have the same number of elements in every row, got " + std::to_string(numel) +
+                   " and " + std::to_string(part.numel));
+    require_dtype(op, what, view, part.dtype);
+    if (!(view.device == *device)) fail(op, "every tensor must be on one device");
+  }
+}
+
+void groups_of(const char* op, const std::vector<int64_t>& groups, int64_t count, std::vector<Part>* parts) {
+  if (!groups.empty() && groups.size() != parts->size())
+    fail(op, "groups must have an entry for every tensor of a row");
+  for (size_t n = 0; n < parts->size(); ++n) {
+    Part& part = (*parts)[n];
+    part.numel = std::max<int64_t>(part.numel, 0);
+    part.group = groups.empty() ? 0 : groups[n];
+    if (part.group < 0 || part.group >= count) fail(op, "groups must be in [0, " + std::to_string(count) + ")");
+  }
+}
+
+std::vector<const void*> pointers(const Rows& rows) {
+  std::vector<const void*> out;
+  for (int64_t n = 0; n < rows.parts(); ++n)
+    for (int64_t row = 0; row < rows.count; ++row) out.push_back(row_of(rows, n, row));
+  return out;
+}
+
+// A [K, S, T] float64 matrix of results or weights.
+void require_small(const char* op, const char* what, const View& view, int64_t s, int64_t t, Device device) {
+  if (view.rank != 3) fail(op, std::string(what) + " must have shape [K, S, T], got " + shape_string(view));
+  require_shape(op, what, view, {view.size(0), s, t});
+  require_dtype(op, what, view, DType::F64);
+  if (device.id >= 0 && !(view.device == device)) fail(op, "every tensor must be on one device");
+}
 
 }  // namespace
 
@@ -46,7 +134,7 @@ void spmm(Pattern pattern, View x, View w, View scale, bool scale_of_cols, View 
     args.new_arg = new_arg.data;
   }
   cpu::advise_huge_pages(y);
-  if (y.numel()) run("spmm", pattern, args, cpu::spmm, FASTGMTL_CUDA(spmm));
+  if (y.numel()) run("spmm", pattern.device(), args, cpu::spmm, FASTGMTL_CUDA(spmm));
 }
 
 void spmm_backward(Pattern pattern, View a, View b, View w, View scale, bool scale_of_cols, View arg, int arg_of,
@@ -70,12 +158,49 @@ void spmm_backward(Pattern pattern, View a, View b, View w, View scale, bool sca
   args.a = a.data, args.b = b.data, args.out = out.data, args.w = w.data, args.y = y.data;
   cpu::advise_huge_pages(y);
   cpu::advise_huge_pages(out);
-  if (y.numel() || out.numel()) run(op, pattern, args, cpu::sddmm, FASTGMTL_CUDA(sddmm));
+  if (y.numel() || out.numel()) run(op, pattern.device(), args, cpu::sddmm, FASTGMTL_CUDA(sddmm));
 }
 
 void sddmm(Pattern pattern, View a, View b, View scale, bool scale_of_cols, View arg, int arg_of, View out,
            int threads) {
   spmm_backward(pattern, a, b, View{}, scale, scale_of_cols, arg, arg_of, View{}, out, threads);
+}
+
+void gram(const Rows& a, const Rows& b, const std::vector<int64_t>& groups, View out, int threads) {
+  GramArgs args;
+  Device device{false, -1};
+  check_rows("gram", "a", a, true, &args.parts, &device);
+  const bool square = b.tensors.empty();
+  if (!square) check_rows("gram", "b", b, false, &args.parts, &device);
+  args.rows_a = a.count, args.rows_b = square ? a.count : b.count;
+  require_small("gram", "out", out, args.rows_a, args.rows_b, device);
+  groups_of("gram", groups, args.groups = out.size(0), &args.parts);
+  args.a = pointers(a);
+  if (!square) args.b = pointers(b);
+  args.out = out.as<double>(), args.threads = threads, args.stream = out.stream;
+  args.pieces = pieces_of(args.parts, 128);
+  run<GramArgs>("gram", out.device, args, cpu::gram, nullptr);
+}
+
+void combine(const Rows& a, View weights, const std::vector<int64_t>& groups, const Rows& out, bool accumulate,
+             int threads) {
+  CombineArgs args;
+  Device device{false, -1};
+  check_rows("combine", "grads", a, true, &args.parts, &device);
+  check_rows("combine", "out", out, false, &args.parts, &device);
+  args.rows_a = a.count, args.rows_b = out.count;
+  require_small("combine", "weights", weights, args.rows_b, args.rows_a, device);
+  groups_of("combine", groups, args.groups = weights.size(0), &args.parts);
+  for (const View& view : out.tensors)
+    if (!view) fail("combine", "out must be tensors, got None");
+  args.a = pointers(a);
+  for (const void* row : pointers(out)) args.out.push_back(const_cast<void*>(row));
+  if (!accumulate)
+    for (const View& view : out.tensors) cpu::advise_huge_pages(view);
+  args.weights = weights.as<double>(), args.accumulate = accumulate, args.threads = threads;
+  args.stream = weights.stream;
+  args.pieces = pieces_of(args.parts, 1024);
+  run<CombineArgs>("combine", weights.device, args, cpu::combine, nullptr);
 }
 
 }  // namespace fastgmtl

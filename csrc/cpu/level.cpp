@@ -63,5 +63,7 @@ Level level() {
 #endif
 void (*const spmm[])(const SpmmArgs&) = FASTGMTL_TABLE(spmm);
 void (*const sddmm[])(const SddmmArgs&) = FASTGMTL_TABLE(sddmm);
+void (*const gram[])(const GramArgs&) = FASTGMTL_TABLE(gram);
+void (*const combine[])(const CombineArgs&) = FASTGMTL_TABLE(combine);
 
 }  // namespace fastgmtl::cpu

@@ -2,15 +2,18 @@
 // chosen when the module is loaded. FASTGMTL_SIMD names another.
 #pragma once
 
+#include "../contract/gram.h"
 #include "../contract/sddmm.h"
 
 namespace fastgmtl {
 
 #define FASTGMTL_LEVELS(declare) declare(baseline) declare(avx2) declare(avx512)
-#define FASTGMTL_DECLARE(level)      \
-  namespace level {                  \
-  void spmm(const SpmmArgs& args);   \
-  void sddmm(const SddmmArgs& args); \
+#define FASTGMTL_DECLARE(level)          \
+  namespace level {                      \
+  void spmm(const SpmmArgs& args);       \
+  void sddmm(const SddmmArgs& args);     \
+  void gram(const GramArgs& args);       \
+  void combine(const CombineArgs& args); \
   }
 #if defined(__x86_64__)
 FASTGMTL_LEVELS(FASTGMTL_DECLARE)
@@ -31,6 +34,8 @@ void set_level(const char* name);  // "" for the best
 
 extern void (*const spmm[])(const SpmmArgs&);
 extern void (*const sddmm[])(const SddmmArgs&);
+extern void (*const gram[])(const GramArgs&);
+extern void (*const combine[])(const CombineArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

@@ -1,7 +1,9 @@
 """Operators: checks, allocation, gradients; the only callers of the kernels."""
 
+from fastgmtl.ops.combine import combine
 from fastgmtl.ops.gcn_norm import gcn_norm
+from fastgmtl.ops.gram import gram
 from fastgmtl.ops.sddmm import sddmm
 from fastgmtl.ops.spmm import spmm
 
-__all__ = ["gcn_norm", "sddmm", "spmm"]
+__all__ = ["combine", "gcn_norm", "gram", "sddmm", "spmm"]

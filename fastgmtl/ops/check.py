@@ -17,7 +17,7 @@ def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _floating(op: str, name: str, value: Tensor) -> None:
+def dense_floating(op: str, name: str, value: Tensor) -> None:
     """TypeError unless ``value`` is dense and of a type that kernels take."""
     if value.dtype in _FLOATS and value.layout == torch.strided:
         return
@@ -46,7 +46,7 @@ def features(op: str, name: str, value: Any, nodes: int, what: str) -> None:
     """TypeError or ValueError unless ``value`` is floating point, [nodes, d] or [nodes, T, d]."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}; wrap it in torch.as_tensor")
-    _floating(op, name, value)
+    dense_floating(op, name, value)
     if value.dim() not in (2, 3):
         raise ValueError(f"{op}: {name} must have shape [N, d] or [N, T, d], got {list(value.shape)}")
     if value.size(0) != nodes:
@@ -68,7 +68,7 @@ def weights(op: str, value: Any, edges: int, tasks: int | None) -> None:
     """TypeError or ValueError unless ``value`` is floating point, [edges] or [edges, tasks]."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: weight must be a tensor or None, got {type(value).__name__}")
-    _floating(op, "weight", value)
+    dense_floating(op, "weight", value)
     fits = value.dim() in (1, 2) and value.size(0) == edges and (value.dim() == 1 or tasks in (None, value.size(1)))
     if not fits:
         wanted = f"[{edges}, {'T' if tasks is None else tasks}]"
