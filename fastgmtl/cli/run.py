@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from fastgmtl.cli import checkpoint, picture, report
+from fastgmtl.cli import checkpoint, heatmap, picture, report
 from fastgmtl.cli.errors import CliError
 from fastgmtl.cli.folder import History, Logs, write_json
 from fastgmtl.cli.machine import machine
@@ -118,10 +118,12 @@ class Run:
         return self.trainer.done
 
     def finish(self) -> report.Results:
-        """Test the best weights; write results.json, report.md and curves.png."""
+        """Test the best weights; write results.json, report.md, curves.png and what the method has to show."""
         history = self._draw()
         result = report.results(self.description, self.dataset, self.trainer, history.seconds)
         report.write(self.path, result, self.description, again(self.plan, self.path))
+        for name, panels in self.trainer.panels_best().items():
+            heatmap.write(self.path, name, f"{self.title}: {name}", panels)
         self.logs.event("end", **result)
         return result
 

@@ -1,6 +1,7 @@
 """Methods of graph multi-task learning, and the one loop that trains them."""
 
 from fastgmtl.methods.baseline import constant_score
+from fastgmtl.methods.panel import Panel
 from fastgmtl.methods.shared import Shared
 from fastgmtl.methods.training import Best, Diverged, Epoch, Method, TrainConfig, Trainer
 
@@ -12,6 +13,7 @@ __all__ = [
     "Diverged",
     "Epoch",
     "Method",
+    "Panel",
     "Shared",
     "TrainConfig",
     "Trainer",

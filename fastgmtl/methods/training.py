@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastgmtl.data import Dataset
+from fastgmtl.methods.panel import Panel
 
 if TYPE_CHECKING:
     from typing import Self
+
+T = TypeVar("T")
 
 
 def require(condition: bool, key: str, wanted: str, given: object) -> None:
@@ -71,6 +74,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
         """The score of each task on a split; NaN where nothing is labelled. Called in eval mode, without gradients."""
+
+    def panels(self, batch: Dataset) -> Mapping[str, Sequence[Panel]]:
+        """What there is to see of the weights, by the name of the picture. Called as :meth:`evaluate` is."""
+        return {}
 
     def improves(self, epoch: Epoch, best: Best) -> bool:
         """Whether an epoch's weights are better than the best yet: here by the mean of the val scores."""
@@ -167,21 +174,31 @@ class Trainer:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the present weights. Leaves the run's random numbers as they were."""
-        self.method.eval()
-        before = self._random.state_dict()
-        with torch.no_grad(), self._random.active():
-            score = self.method.evaluate(self.dataset, split)
-        self._random.load_state_dict(before)
-        return score
+        return self._looking(lambda: self.method.evaluate(self.dataset, split))
 
     def evaluate_best(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the best weights; the present ones stay."""
+        return self._at_best(lambda: self.evaluate(split))
+
+    def panels_best(self) -> Mapping[str, Sequence[Panel]]:
+        """What there is to see of the best weights; the present ones stay."""
+        return self._at_best(lambda: self._looking(lambda: self.method.panels(self.dataset)))
+
+    def _looking(self, look: Callable[[], T]) -> T:
+        self.method.eval()
+        before = self._random.state_dict()
+        with torch.no_grad(), self._random.active():
+            seen = look()
+        self._random.load_state_dict(before)
+        return seen
+
+    def _at_best(self, look: Callable[[], T]) -> T:
         if self.best is None:
-            return self.evaluate(split)
+            return look()
         present = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
         self.method.load_state_dict(self.best.model)
         try:
-            return self.evaluate(split)
+            return look()
         finally:
             self.method.load_state_dict(present)
 

@@ -1,0 +1,23 @@
+"""What a method has learned, as tables of numbers that can be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A matrix of numbers: ``values[i][j]`` is for ``rows[i]`` and ``columns[j]``, both of them names.
+
+    row_label and column_label say what the names are of, value_label what the numbers are; they lie in [low, high].
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: list[list[float]]
+    row_label: str
+    column_label: str
+    value_label: str
+    low: float = 0.0
+    high: float = 1.0
