@@ -130,7 +130,9 @@ class NinjaBuild(build_ext):
             lines += [
                 f"nvcc = {home / 'bin' / 'nvcc'}",
                 "rule nvcc",
-                "  command = $nvcc -MMD -MF $out.d -ccbin $cxx $flags -c $in -o $out",
+                # What ptxas says of each kernel goes into a file that bench/ptxas.py reads; the rest is shown.
+                "  command = $nvcc -Xptxas=-v -MMD -MF $out.d -ccbin $cxx $flags -c $in -o $out 2> $out.ptxas; "
+                "code=$$?; grep -Ev '^ptxas info|^ +[0-9]+ bytes stack frame|^$$' $out.ptxas >&2; exit $$code",
                 "  depfile = $out.d",
                 "  deps = gcc",
             ]

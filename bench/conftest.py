@@ -20,6 +20,7 @@ RESULTS = Path(__file__).with_name("results")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastgmtl")
     group.addoption("--quick", action="store_true", help="a smoke run: few cases, few rounds, nothing under results/")
+    group.addoption("--results", metavar="FOLDER", type=Path, help="where the rows and tables go (default: results/)")
     group.addoption("--compare", metavar="OLD.jsonl", type=Path, help="print how the ratios to the peers have changed")
 
 
@@ -59,6 +60,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     before = newest(old) if old is not None else []  # before this run may append to the very file
     say = terminalreporter.write_line
     folder = Path(config._tmp_path_factory.getbasetemp()) if run.quick else RESULTS
+    folder = config.getoption("--results") or folder
     folder.mkdir(exist_ok=True)
     head = provenance(run.rows, time.time() - config.stash[START], run.quick)
     for name in sorted({row["bench"] for row in run.rows}):

@@ -86,17 +86,25 @@ def random_row_bandwidth(num_rows: int, width: int, threads: int) -> float | Non
     return None if seconds is None else 4 * width * count / seconds
 
 
-def spmm_bytes(graph: Graph, width: int, weights: int, mode: str, x_width: int | None = None) -> int:
-    """Compulsory traffic of an aggregation: ``width`` floats a row of y, ``weights`` floats an edge.
+def spmm_bytes(
+    graph: Graph,
+    width: int,
+    weights: int,
+    mode: str,
+    x_width: int | None = None,
+    size: int = 4,
+    weight_grad: bool = True,
+) -> int:
+    """Compulsory traffic of an aggregation: ``width`` numbers of ``size`` bytes a row of y, ``weights`` an edge.
 
     The backward reads the transposed pattern, the gradient of y and the weights (and x, if the weights want a
     gradient), and writes the gradients of x and the weights.
     """
     x_width = width if x_width is None else x_width
     index = 4 * graph.num_edges + 8 * (graph.num_dst + 1)
-    x, y, w = 4 * graph.num_src * x_width, 4 * graph.num_dst * width, 4 * graph.num_edges * weights
+    x, y, w = size * graph.num_src * x_width, size * graph.num_dst * width, size * graph.num_edges * weights
     forward = index + x + y + w
-    return forward if mode == "fwd" else forward + index + y + x + ((2 * w + x) if weights else 0)
+    return forward if mode == "fwd" else forward + index + y + x + w + ((w + x) if weights and weight_grad else 0)
 
 
 def spmm_gather(graph: Graph, width: int, mode: str, threads: int, x_width: int | None = None) -> float | None:

@@ -35,7 +35,7 @@ class Case:
     bench: str
     name: str
     mode: str  # "fwd", "fwdbwd", or what else a bench measures
-    threads: int
+    threads: int  # 0: on a GPU
     n: int
     e: int
     d: int
@@ -85,12 +85,22 @@ class Settings:
         if seen[OURS].error is not None:
             assert seen[OURS].error < 1e-4, f"{case}: fastgmtl differs from the reference by {seen[OURS].error}"
         times = self._rounds(benchmark, case, ours, peers, {n: s.seconds for n, s in seen.items()}, calls)
-        copied = copy_bandwidth(case.threads)
-        for name, provider in providers.items():
+        absent = {n: p for n, p in providers.items() if isinstance(p, str)}
+        self.record(case, seen, times, absent, floors, copy_bandwidth(case.threads))
+        gc.collect()
+
+    def record(
+        self,
+        case: Case,
+        seen: Mapping[str, Seen],
+        times: Mapping[str, list[tuple[int, float]]],
+        absent: Mapping[str, str],
+        floors: Floors,
+        copied: float,
+    ) -> None:
+        """Keep the rows of a case. ``times`` are (round, seconds), ``copied`` is bytes a second of a copy."""
+        for name in seen:
             row: dict[str, Any] = {**asdict(case), "provider": name}
-            if isinstance(provider, str):
-                self.rows.append({**row, "absent": provider})
-                continue
             mine, pairs = np.array([s for _, s in times[name]]), [s / times[OURS][r][1] for r, s in times[name]]
             median, (low, high) = float(np.median(mine)), np.percentile(mine, [20, 80])
             moved = floors.moved and floors.moved / copied
@@ -109,7 +119,7 @@ class Settings:
                 "max_diff": seen[name].error,
             }
             self.rows.append({key: _short(value) for key, value in row.items()})
-        gc.collect()
+        self.rows += [{**asdict(case), "provider": name, "absent": reason} for name, reason in absent.items()]
 
     def _rounds(
         self,
@@ -147,13 +157,15 @@ class Settings:
 
 
 @dataclass
-class _Seen:
+class Seen:
+    """Of a first call: its time, its peak of memory, its error."""
+
     seconds: float
     peak: int | None
     error: float | None
 
 
-def _first(provider: Provider, memory: bool) -> _Seen:
+def _first(provider: Provider, memory: bool) -> Seen:
     """The calls before the rounds: one to check and to set up what is set up once, one for memory.
 
     For what is slow the first call must do for both.
@@ -167,7 +179,7 @@ def _first(provider: Provider, memory: bool) -> _Seen:
         start = time.perf_counter()
         peak = peak_bytes(provider.run)[1]
         seconds = min(seconds, time.perf_counter() - start)
-    return _Seen(seconds, peak if memory else None, error)
+    return Seen(seconds, peak if memory else None, error)
 
 
 def _warm(run: Callable[[], Any], seconds: float) -> None:

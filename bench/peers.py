@@ -66,8 +66,20 @@ def torch_csr(graph: Graph, weight_grad: bool, mode: str) -> Aggregate:
     if weight_grad:
         gib = 4 * graph.num_src * graph.num_dst / 2**30
         raise Absent(f"the gradient of its values is a dense N x N matrix ({gib:.1f} GiB a task)")
-    index = torch.int64 if mode == "fwd" else torch.int32
+    index = torch.int64 if mode == "fwd" and graph.device_type == "cpu" else torch.int32
     return Aggregate(lambda x, a: a @ x, lambda w, g: csr(graph, w, index).requires_grad_(g and w is not None))
+
+
+def torch_coo(graph: Graph, weight_grad: bool, mode: str) -> Aggregate:
+    if weight_grad:
+        raise Absent("the gradient of its values is a product of N x N, sampled")
+    indices, size = torch.stack([graph.edge_rows(), graph.col.long()]), (graph.num_dst, graph.num_src)
+
+    def hold(w: Tensor | None, wants_grad: bool) -> Tensor:
+        values = torch.ones(graph.num_edges, device=graph.device) if w is None else w.detach()
+        return torch.sparse_coo_tensor(indices, values, size, is_coalesced=True, check_invariants=False)
+
+    return Aggregate(lambda x, a: torch.sparse.mm(a, x), hold)
 
 
 def sparse_mm(graph: Graph, weight_grad: bool, mode: str) -> Aggregate:
@@ -117,6 +129,7 @@ def pyg_csr(graph: Graph, weight_grad: bool, mode: str) -> Aggregate:
     return Aggregate(lambda x, w: edge_index.matmul(x, w, transpose=True), leaf)
 
 
+ON_CPU = ("F.embedding_bag (FBGEMM)", "torch.sparse.mm(reduce=)")  # those that are meant for it alone
 AGGREGATES: dict[str, Callable[[Graph, bool, str], Aggregate]] = {
     "F.embedding_bag (FBGEMM)": fbgemm,
     "torch CSR @": torch_csr,

@@ -19,6 +19,10 @@ struct Sddmm {
   bool a_per_task, b_per_task;
 };
 
+// Left alone, ptxas spills a register or two of these for one more block a multiprocessor (bench/ptxas.py).
+template <class S, int V, bool Selected>
+constexpr int kLeastBlocks = !Selected && (V == 1 || sizeof(S) != 4) ? 1 : 0;
+
 // Mapping. A group of G = 2^log_lanes lanes (4 to 32) takes one row or piece (split.cuh), so a warp serves 32 / G short
 // rows. For each task lane l holds vectors l, l + G, ... of 16 bytes (or one element where d is no multiple), `slots`
 // of them. Four edges are in flight; their dot products are summed over the group together (reduce4). With K > 0 the
@@ -26,7 +30,7 @@ struct Sddmm {
 // (blockIdx.y: further ones); with K = 0 all tasks are served by one visit to the edge.
 // Bytes: per edge, two indices, T results, T weights for K > 0, the row of b; per row 8, the row of a and (K > 0) of y.
 template <class S, int V, int K, bool Selected>
-__global__ void __launch_bounds__(kBlock) sddmm_kernel(Sddmm<S> job) {
+__global__ void __launch_bounds__(kBlock, kLeastBlocks<S, V, Selected>) sddmm_kernel(Sddmm<S> job) {
   using A = acc_t<S>;
   constexpr int U = 4, kSums = K > 0 ? K : 1;
   const Edges<S>& edges = job.edges;

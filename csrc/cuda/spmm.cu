@@ -1,4 +1,6 @@
 // spmm on CUDA; csrc/contract/spmm.h says what it computes.
+#include <type_traits>
+
 #include "../common/dispatch.h"
 #include "launch.h"
 #include "split.cuh"
@@ -28,6 +30,10 @@ struct Spmm {
 template <int K>
 constexpr int kBatch = K == 4 ? 2 : 4;
 
+// Left alone, ptxas spills registers of these for one more block a multiprocessor (bench/ptxas.py).
+template <class S, Mode M>
+constexpr int kLeastBlocks = std::is_same_v<S, __half> && M != Mode::Sum ? 1 : 0;
+
 // Mapping. The T * d columns of a row of y are one axis. A group of G = 2^log_lanes lanes (1 to 32) takes one row or
 // piece (split.cuh) and G * K * V of its columns, vector k of lane l being vector k * G + l: so a warp serves 32 / G
 // short rows, and an edge is read once for all T tasks as far as 32 * K * V columns go (blockIdx.y: further ones). A
@@ -36,7 +42,7 @@ constexpr int kBatch = K == 4 ? 2 : 4;
 // Bytes: per edge, one index (two and T weights if weighted) and the row of x; per row 8 and the row of y. Rows in
 // pieces write and read the accumulator's row once a piece: at most 2 in 64. Selected reads of x only what was chosen.
 template <class S, int V, int K, Mode M>
-__global__ void __launch_bounds__(kBlock) spmm_kernel(Spmm<S> job) {
+__global__ void __launch_bounds__(kBlock, kLeastBlocks<S, M>) spmm_kernel(Spmm<S> job) {
   using A = acc_t<S>;
   constexpr int U = kBatch<K>;
   const Edges<S>& edges = job.edges;
