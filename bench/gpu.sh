@@ -39,7 +39,7 @@ step_card() {
 step_python() {
   if [ -z "${PYTHON:-}" ]; then
     python3 -m venv .venv
-    "$python" -m pip install --quiet torch numpy setuptools pybind11 ninja pytest pytest-benchmark hypothesis \
+    "$python" -m pip install --quiet torch==2.13.0 numpy setuptools pybind11 ninja pytest pytest-benchmark hypothesis \
       scikit-learn torch-geometric typer rich matplotlib
   fi
   "$python" -c "import sys, torch; print(sys.version, torch.__version__, torch.version.cuda, torch.cuda.is_available())"
