@@ -1,29 +1,13 @@
-"""Where the real data is, and small files in the published forms."""
+"""Small files in the published forms."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from fastgmtl.data.files import data_roots
-
-
-@pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of real data: absent, the test is skipped, or fails where FASTGMTL_REQUIRE_DATA=1."""
-    for root in data_roots():
-        if root.is_dir():
-            return root
-    reason = f"needs the real data of FASTGMTL_DATA; looked for {', '.join(map(str, data_roots()))}"
-    if os.environ.get("FASTGMTL_REQUIRE_DATA") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
 
 # Two graphs: a square with a diagonal (nodes 1-4) and a triangle (5-7); node 8 of graph 2 is alone.
 TU = {
