@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: demo test test-torch bench peers lint asan wheel clean
+.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -37,6 +37,14 @@ wheel:
 
 bench: $(VENV)/built
 	$(PYTEST) bench $(ARGS)
+
+# All that needs a GPU, in one call; without one the processor stands in.
+gpu:
+	bench/gpu.sh
+
+# Registers, spills and shared memory of the kernels that were built.
+ptxas: $(VENV)/built
+	$(RUN) -m bench.ptxas
 
 # torch-scatter and torch-sparse, peers of the benches: from FASTGMTL_WHEELS if it holds them, else built (an hour).
 peers: $(VENV)/built

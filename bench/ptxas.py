@@ -119,9 +119,9 @@ def main() -> None:
         head = [
             "# What ptxas says of the CUDA kernels",
             "",
-            "`python -m bench.ptxas --write`, after a build by nvcc. Blocks have 128 threads. Warps: how many of",
-            "the 64 of a multiprocessor there is room, by registers and static shared memory (bytes). Last column:",
-            "empty where nothing goes to local memory.",
+            "`python -m bench.ptxas --write`, after a build by nvcc. Warps: how many of the 64 of a multiprocessor fit",
+            "beside each other, in blocks of 128 threads, by registers and static shared memory (bytes). The last",
+            "column is empty where nothing goes to local memory.",
             "",
         ]
         RESULT.write_text("\n".join([*head, *lines]) + "\n")

@@ -50,3 +50,13 @@ def test_a_failed_step_is_told_and_followed_by_the_next(tmp_path: Path) -> None:
     assert status == 1
     assert re.match(r"FAILED \(5\), \d+ of 150 s", ends["tests"]), said
     assert ends["card"].startswith("ok") and ends["ptxas"].startswith("ok")
+
+
+def test_predictions_are_of_kernels_that_are_built() -> None:
+    """The table of ptxas has every kernel that bench/predict.py takes for chosen, and no time is below a bound."""
+    done = subprocess.run([sys.executable, "-m", "bench.predict"], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 32
+    for row in rows:
+        moved, gather, *bounds, extra, time = map(float, row[2:10])
+        assert 0 < moved < gather and time >= max(bounds) and extra > 0
