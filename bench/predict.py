@@ -175,9 +175,9 @@ def main() -> None:
             "# spmm on an H200: floors and predictions, in milliseconds",
             "",
             f"Nothing here is measured: `python -m bench.predict --write`. N = {NODES}, E = {EDGES}; the cases are",
-            "those of bench/bench_gpu.py, which writes gpu.md. Moved floor: each input and output once; gather floor: a",
-            f"row of x for every edge; both at {MEMORY / 1e12:.2f} TB/s. bench/predict.py says what the four bounds in",
-            "the middle assume; neither uneven work at the end of a launch nor other work of the GPU is among it.",
+            "those of bench/bench_gpu.py, which writes gpu.md. Moved floor: each input and output once; gather floor:",
+            f"a row of x for every edge; both at {MEMORY / 1e12:.2f} TB/s. What the four bounds in the middle assume:",
+            "bench/predict.py; neither uneven work at the end of a launch nor other work of the GPU is among it.",
             "Above 100 % of the gather floor the caches are expected to hold a part of the rows.",
             "",
         ]
