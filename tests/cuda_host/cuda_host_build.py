@@ -19,7 +19,7 @@ SOURCES = [
     *sorted((CSRC / "cuda").glob("*.cu")),
     CSRC / "contract" / "entry.cpp",
     HERE / "module.cpp",
-    HERE / "faults.cu",
+    *sorted(HERE.glob("*.cu")),
 ]
 FLAGS = (
     "-x c++ -std=c++17 -O1 -g1 -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-psabi -DFASTGMTL_WITH_CUDA"
@@ -35,7 +35,7 @@ def build(cache: Path, sources: list[Path] = SOURCES) -> Path:
     digest = hashlib.sha256(" ".join([version, *FLAGS, *extra, *map(str, sources)]).encode())
     patterns = ("cuda/*", "contract/*", "common/*", "cpu/*.h", "view.h")
     files = [path for pattern in patterns for path in CSRC.glob(pattern)]
-    for path in sorted([*files, *HERE.glob("*.h"), *HERE.glob("include/*"), HERE / "module.cpp", HERE / "faults.cu"]):
+    for path in sorted([*files, *HERE.glob("*.h"), *HERE.glob("include/*"), *HERE.glob("*.c*")]):
         digest.update(path.name.encode() + path.read_bytes())
     library = cache / f"cuda_host_{digest.hexdigest()[:16]}.so"
     if library.exists():
@@ -107,8 +107,8 @@ class Host:
     def __init__(self, library: Path) -> None:
         self.path = library
         self._library = ctypes.CDLL(str(library))
-        for name in ("cuda_host_spmm", "cuda_host_sddmm", "cuda_host_fault"):
-            getattr(self._library, name).restype = ctypes.c_char_p
+        for name in ("spmm", "sddmm", "fault", "launch", "guard", "workspace"):
+            getattr(self._library, f"cuda_host_{name}").restype = ctypes.c_char_p
         self.workspaces()
 
     def workspaces(self, of_torch: bool = True, more: int = 0) -> None:
@@ -160,6 +160,24 @@ class Host:
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+
+    def launch(self, blocks: int, tiles: int, stops: bool = False) -> int:
+        """How many blocks of a grid have run with all their threads; or it ``stops`` in the first one."""
+        complete = ctypes.c_int64()
+        self._call("cuda_host_launch", ctypes.c_int64(blocks), ctypes.c_int64(tiles), stops, ctypes.byref(complete))
+        return complete.value
+
+    def guard(self, device: int) -> tuple[int, int]:
+        """The current device within a guard for ``device``, and after it."""
+        found = (ctypes.c_int * 2)()
+        self._call("cuda_host_guard", device, found)
+        return found[0], found[1]
+
+    def workspace(self, size: int, device: int = 1) -> tuple[bool, int]:
+        """Whether a workspace has memory, and how far its byte 8 is from its first."""
+        found = (ctypes.c_int64 * 2)()
+        self._call("cuda_host_workspace", ctypes.c_int64(size), device, found)
+        return bool(found[0]), found[1]
 
     def kernels(self) -> tuple[set[str], set[str]]:
         """Names of the kernels of csrc/cuda in the library, and of those that have run."""

@@ -1,0 +1,74 @@
+// What csrc/cuda/launch.cuh does without any operator, for test_launch.py. A call returns null, or what went wrong.
+#include <algorithm>
+
+#include "cuda/launch.cuh"
+
+namespace {
+
+using fastgmtl::cuda::kBlock;
+
+struct Visits {
+  int* of_block;  // [tiles, blocks]; null: stop at once
+  int64_t blocks, tiles;
+};
+
+__global__ void visit(Visits job) {
+  if (!job.of_block) throw cuda_host::Fault("stopped");
+  if (gridDim.x == job.blocks && gridDim.y == job.tiles && blockDim.x == kBlock)
+    ++job.of_block[blockIdx.y * job.blocks + blockIdx.x];
+}
+
+std::string message;
+
+template <class Body>
+const char* reported(const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& error) {
+    return (message = error.what()).c_str();
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// *complete: of how many blocks all threads have run once.
+const char* cuda_host_launch(int64_t blocks, int64_t tiles, int stops, int64_t* complete) {
+  const bool counts = !stops && blocks > 0 && tiles > 0 && blocks * tiles < 1 << 20;
+  std::vector<int> visits(counts ? static_cast<size_t>(blocks * tiles) : 1);
+  const int before = cuda_host::machine.launches;
+  const char* error = reported([&] {
+    fastgmtl::cuda::launch("visit", visit, blocks, tiles, nullptr, {stops ? nullptr : visits.data(), blocks, tiles});
+  });
+  *complete = std::count(visits.begin(), visits.end(), kBlock);
+  if (!error && !*complete && cuda_host::machine.launches != before) return "something was started";
+  return error;
+}
+
+// found: the current device within a guard for `device`, and after it.
+const char* cuda_host_guard(int device, int* found) {
+  const char* error = reported([&] {
+    const fastgmtl::cuda::DeviceGuard guard(device);
+    cudaGetDevice(found);
+  });
+  cudaGetDevice(found + 1);
+  return error;
+}
+
+// found: whether there is memory, and how far byte 8 is from byte 0. All of it may be written; nothing stays.
+const char* cuda_host_workspace(int64_t bytes, int device, int64_t* found) {
+  return reported([&] {
+    {
+      char stream;
+      const fastgmtl::cuda::Workspace memory(bytes, device, &stream);
+      char* const begin = memory.at<char>(0);
+      found[0] = begin != nullptr;
+      found[1] = memory.at<char>(8) - begin;
+      if (begin) cuda_host::memory.find(begin, 1, "write"), cuda_host::memory.find(begin + bytes - 1, 1, "write");
+    }
+    if (!cuda_host::memory.allocations.empty()) throw std::runtime_error("the workspace stays");
+  });
+}
+}
