@@ -91,7 +91,12 @@ class Operator:
         return self.run(graph, *args)
 
     def run(self, graph: Graph, *args: Any) -> Any:
-        """Outputs of plain tensors, without a gradient."""
+        """Outputs of plain tensors, without a gradient.
+
+        On CUDA the work is queued on the current stream of the tensors' device, and the host does not wait for it.
+        Contiguous copies and workspaces are given back at once: PyTorch's allocator reuses memory in the order of that
+        stream. As with any operator, a tensor that was made on another stream needs ``Tensor.record_stream``.
+        """
         kernels = _active.get(graph.device_type)
         if kernels is None:
             with torch.no_grad():
