@@ -27,6 +27,19 @@ MULTIPROCESSORS, CLOCK = 132, 1.755e9
 MEMORY = 0.9 * 4.8e12  # bytes a second: a copy reaches some 0.9 of the data sheet's
 L2_BANDWIDTH, L2_BYTES = 5.5e12, 30 << 20  # of 60 MiB: each half of the chip may hold a copy of its own
 LATENCY_INDEX, LATENCY_ROW = 0.3e-6, 0.75e-6  # seconds: an index is in a sector that neighbours use, a row is in memory
+# Of a warp and an edge: the loop in the machine code for sm_90, over the edges that one turn of it takes.
+INSTRUCTIONS = {
+    "spmm_kernel<float, 4, 1, 0>": 300 / 4,
+    "spmm_kernel<float, 4, 2, 0>": 442 / 4,
+    "spmm_kernel<float, 4, 4, 0>": 388 / 2,
+    "spmm_kernel<bf16, 8, 1, 0>": 413 / 4,
+    "spmm_kernel<bf16, 8, 2, 0>": 642 / 4,
+    "spmm_kernel<bf16, 8, 4, 0>": 605 / 2,
+    "sddmm_kernel<float, 4, 2, false>": 687 / 4,
+    "sddmm_kernel<float, 4, 4, false>": 1315 / 4,
+    "sddmm_kernel<bf16, 8, 2, false>": 967 / 4,
+    "sddmm_kernel<bf16, 8, 4, false>": 1794 / 4,
+}
 SHORT_BLOCK, LAUNCH = 1e-6, 4e-6  # seconds: of a block that finds nothing to do; of a launch
 
 
@@ -39,7 +52,7 @@ class Kernel:
     row: int  # bytes of such a row
     streamed: float  # everything else, once
     in_flight: int  # bytes of rows that a lane waits for at once
-    instructions: float  # of a warp
+    turns: float  # of a warp through its loop, edges times tiles over the rows that a warp has
     short_blocks: float
 
 
@@ -81,7 +94,6 @@ def spmm(case: Case, weights: int) -> Kernel:
     slots = 1 if vectors <= 32 else 2 if vectors <= 64 else 4
     lanes = 1 << min(5, ceil_log2(vectors))
     tiles = -(-vectors // (slots * lanes))
-    edges_of_warp = 32 // lanes
     batch = 2 if slots == 4 else 4
     scalar = "float" if case.size == 4 else "bf16"
     return Kernel(
@@ -90,7 +102,7 @@ def spmm(case: Case, weights: int) -> Kernel:
         columns * case.size,
         EDGES * (4 + weights * case.size) * tiles + NODES * (8 + columns * case.size),
         batch * slots * 16,
-        EDGES * tiles / edges_of_warp * (14 + slots * (8 + (2 if case.size == 4 else 3) * lane)),
+        EDGES * tiles / (32 // lanes),
         second_step(columns),
     )
 
@@ -109,7 +121,7 @@ def spmm_backward(case: Case) -> Kernel:
         columns * case.size,
         EDGES * ((4 + 4) * tiles + 2 * case.tasks * case.size) + NODES * (8 * tiles + 2 * columns * case.size),
         4 * 16,
-        EDGES / (32 // lanes) * case.tasks * slots * (16 + (4 if case.size == 4 else 5) * lane),
+        EDGES * tiles / (32 // lanes),
         second_step(columns),
     )
 
@@ -139,7 +151,7 @@ def predicted(kernel: Kernel, kind: str, resident: int) -> dict[str, float]:
         "memory": from_memory / MEMORY,
         "L2": (kernel.gathered + kernel.streamed) / L2_BANDWIDTH,
         "in flight": kernel.gathered / (waiting / (LATENCY_INDEX + LATENCY_ROW)),
-        "issue": kernel.instructions / (MULTIPROCESSORS * 4 * CLOCK),
+        "issue": kernel.turns * INSTRUCTIONS[kernel.name] / (MULTIPROCESSORS * 4 * CLOCK),
     }
     extra = kernel.short_blocks / (MULTIPROCESSORS * 16) * SHORT_BLOCK + 3 * LAUNCH
     return {**bounds, "second step": extra, "time": max(bounds.values()) + extra}

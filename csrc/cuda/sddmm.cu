@@ -19,18 +19,14 @@ struct Sddmm {
   bool a_per_task, b_per_task;
 };
 
-// Left alone, ptxas spills a register or two of these for one more block a multiprocessor (bench/ptxas.py).
-template <class S, int V, bool Selected>
-constexpr int kLeastBlocks = !Selected && (V == 1 || sizeof(S) != 4) ? 1 : 0;
-
 // Mapping. A group of G = 2^log_lanes lanes (4 to 32) takes one row or piece (split.cuh), so a warp serves 32 / G short
 // rows. For each task lane l holds vectors l, l + G, ... of 16 bytes (or one element where d is no multiple), `slots`
-// of them. Four edges are in flight; their dot products are summed over the group together (reduce4). With K > 0 the
-// weighted sum of the rows of b is kept beside them in K vectors a lane, which cover tile_tasks = K / slots tasks
-// (blockIdx.y: further ones); with K = 0 all tasks are served by one visit to the edge.
-// Bytes: per edge, two indices, T results, T weights for K > 0, the row of b; per row 8, the row of a and (K > 0) of y.
+// of them. Four edges are in flight (as in spmm.cu); their dot products are summed over the group together (reduce4).
+// With K > 0 the weighted sum of the rows of b is kept beside them in K vectors a lane, which cover tile_tasks = K /
+// slots tasks (blockIdx.y: further ones); with K = 0 all tasks are served by one visit to the edge. Bytes: per edge,
+// two indices, T results, T weights for K > 0, the row of b; per row 8, the row of a and (K > 0) of y.
 template <class S, int V, int K, bool Selected>
-__global__ void __launch_bounds__(kBlock, kLeastBlocks<S, V, Selected>) sddmm_kernel(Sddmm<S> job) {
+__global__ void __launch_bounds__(kBlock, 1) sddmm_kernel(Sddmm<S> job) {
   using A = acc_t<S>;
   constexpr int U = 4, kSums = K > 0 ? K : 1;
   const Edges<S>& edges = job.edges;
@@ -53,15 +49,16 @@ __global__ void __launch_bounds__(kBlock, kLeastBlocks<S, V, Selected>) sddmm_ke
     for (int v = 0; v < V; ++v) sums[k][v] = A{0};
 
   for (int64_t edge = range.begin; edge < range.end; edge += U) {
-    int64_t node[U], id[U];
-    A scale[U], weight[U], dot[U];
+    int64_t at[U], node[U], id[U];
+    bool live[U];
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      const bool live = edge + u < range.end;
-      node[u] = live ? edges.col[edge + u] : 0;
-      id[u] = live && (Selected || (K > 0 && edges.w)) ? edges.id(edge + u) : 0;
-      scale[u] = K > 0 && live ? edges.scale_of_col(node[u]) : A{0};
+      live[u] = edge + u < range.end;
+      at[u] = live[u] ? edge + u : range.end - 1;
     }
+    edges.col.gather(at, node);
+    edges.ids(at, id, Selected || (K > 0 && edges.w));
+    A weight[U][1], dot[U];
     const bool my_edge = writes && edge + mine < range.end;
     const int64_t my_id = my_edge ? edges.id(edge + mine) : 0;
     const A my_scale = my_edge && edges.col_scale ? edges.scale_of_col(edges.col[edge + mine]) : row_scale;
@@ -70,33 +67,30 @@ __global__ void __launch_bounds__(kBlock, kLeastBlocks<S, V, Selected>) sddmm_ke
     const auto step = [&](A(&sum)[V]) {
       const int64_t c = (static_cast<int64_t>(slot) * lanes + lane) * V;
       const bool valid = c < edges.width;
-      if (slot == 0)
-#pragma unroll
-        for (int u = 0; u < U; ++u) {
-          dot[u] = A{0};
-          if constexpr (K > 0)
-            weight[u] = edges.w && edge + u < range.end ? scale[u] * widen(load(edges.w + id[u] * edges.tasks + task))
-                                                        : scale[u];
-        }
       Pack<S, V> left{}, right[U];
       bool wanted[U][V];
-      const int64_t at = task * edges.width + c;
-      if (valid) left = load<V>(job.a + range.row * job.a_stride + (job.a_per_task ? at : c));
+      const int64_t column = task * edges.width + c;
+      if (valid) left = load<V>(job.a + range.row * job.a_stride + (job.a_per_task ? column : c));
 #pragma unroll
       for (int u = 0; u < U; ++u) {
-        bool needed = valid && edge + u < range.end;
+        bool needed = valid && live[u];
         if constexpr (Selected) {
           Pack<int64_t, V> arg{};
           if (needed)
-            arg =
-                edges.arg.template read<V>((edges.arg_of_rows ? range.row : node[u]) * edges.tasks * edges.width + at);
+            arg = edges.arg.template read<V>((edges.arg_of_rows ? range.row : node[u]) * edges.tasks * edges.width +
+                                             column);
           bool any = false;
 #pragma unroll
           for (int v = 0; v < V; ++v) any |= wanted[u][v] = needed && arg.item[v] == id[u];
           needed = any;
         }
         right[u] = Pack<S, V>{};
-        if (needed) right[u] = load<V>(job.b + node[u] * job.b_stride + (job.b_per_task ? at : c));
+        if (needed) right[u] = load<V>(job.b + node[u] * job.b_stride + (job.b_per_task ? column : c));
+      }
+      if (slot == 0) {
+#pragma unroll
+        for (int u = 0; u < U; ++u) dot[u] = A{0};
+        if constexpr (K > 0) edges.weights(node, id, {0, 0, 0, 0}, {task}, live, weight);
       }
 #pragma unroll
       for (int u = 0; u < U; ++u)
@@ -104,7 +98,7 @@ __global__ void __launch_bounds__(kBlock, kLeastBlocks<S, V, Selected>) sddmm_ke
         for (int v = 0; v < V; ++v) {
           const A value = widen(right[u].item[v]);
           if (!Selected || wanted[u][v]) dot[u] += widen(left.item[v]) * value;
-          if constexpr (K > 0) sum[v] += weight[u] * value;
+          if constexpr (K > 0) sum[v] += weight[u][0] * value;
         }
       if (++slot == job.slots) {
         const A result = reduce4(dot, lane, job.log_lanes) * my_scale;

@@ -38,6 +38,37 @@ struct Edges {
         arg_of_rows(args.arg_of == ArgOf::Rows) {}
 
   __device__ __forceinline__ int64_t id(int64_t e) const { return edge_id ? edge_id[e] : e; }
+  // The ids of edges `at`, or anything where they are not wanted.
+  template <int U>
+  __device__ __forceinline__ void ids(const int64_t (&at)[U], int64_t (&out)[U], bool wanted) const {
+    if (edge_id && wanted) return edge_id.gather(at, out);
+#pragma unroll
+    for (int u = 0; u < U; ++u) out[u] = at[u];
+  }
+  // s w[id, first + task], or 0 where an edge is not live; s is 1 or the scale of its column.
+  template <int U, int K>
+  __device__ __forceinline__ void weights(const int64_t (&node)[U], const int64_t (&id)[U], const int (&first)[U],
+                                          const int (&task)[K], const bool (&live)[U], A (&out)[U][K]) const {
+    S raw[U][K];
+    A scale[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      scale[u] = A{1};
+      if (col_scale) scale[u] = load(col_scale + node[u]);
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        raw[u][k] = S{};
+        if (w && (k == 0 || tasks > 1)) raw[u][k] = load(w + id[u] * tasks + first[u] + task[k]);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const A weight = w ? widen(tasks > 1 ? raw[u][k] : raw[u][0]) : A{1};
+        out[u][k] = live[u] ? scale[u] * weight : A{0};
+      }
+  }
   __device__ __forceinline__ A scale_of_row(int64_t row) const { return row_scale ? load(row_scale + row) : A{1}; }
   __device__ __forceinline__ A scale_of_col(int64_t col) const { return col_scale ? load(col_scale + col) : A{1}; }
 };

@@ -1,6 +1,4 @@
 // spmm on CUDA; csrc/contract/spmm.h says what it computes.
-#include <type_traits>
-
 #include "../common/dispatch.h"
 #include "launch.h"
 #include "split.cuh"
@@ -30,19 +28,17 @@ struct Spmm {
 template <int K>
 constexpr int kBatch = K == 4 ? 2 : 4;
 
-// Left alone, ptxas spills registers of these for one more block a multiprocessor (bench/ptxas.py).
-template <class S, Mode M>
-constexpr int kLeastBlocks = std::is_same_v<S, __half> && M != Mode::Sum ? 1 : 0;
-
 // Mapping. The T * d columns of a row of y are one axis. A group of G = 2^log_lanes lanes (1 to 32) takes one row or
 // piece (split.cuh) and G * K * V of its columns, vector k of lane l being vector k * G + l: so a warp serves 32 / G
 // short rows, and an edge is read once for all T tasks as far as 32 * K * V columns go (blockIdx.y: further ones). A
 // vector has 16 bytes (or one element where d is no multiple) and never straddles tasks, thus has one weight. kBatch
-// edges are loaded before the first is added. Where y has no task axis, an edge counts as `terms` edges.
-// Bytes: per edge, one index (two and T weights if weighted) and the row of x; per row 8 and the row of y. Rows in
-// pieces write and read the accumulator's row once a piece: at most 2 in 64. Selected reads of x only what was chosen.
+// edges are in flight: indices first, then their rows and weights, then the sums (one block a multiprocessor is all
+// that is asked of ptxas: it would save registers by waiting for row after row). Where y has no task axis, an edge
+// counts as `terms` edges. Bytes: per edge, one index (two and T weights if weighted) and the row of x; per row 8 and
+// the row of y. Rows in pieces write and read the accumulator's row once a piece: at most 2 in 64. Selected reads of x
+// only what was chosen.
 template <class S, int V, int K, Mode M>
-__global__ void __launch_bounds__(kBlock, kLeastBlocks<S, M>) spmm_kernel(Spmm<S> job) {
+__global__ void __launch_bounds__(kBlock, 1) spmm_kernel(Spmm<S> job) {
   using A = acc_t<S>;
   constexpr int U = kBatch<K>;
   const Edges<S>& edges = job.edges;
@@ -56,7 +52,8 @@ __global__ void __launch_bounds__(kBlock, kLeastBlocks<S, M>) spmm_kernel(Spmm<S
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     column[k] = ((static_cast<int64_t>(blockIdx.y) * K + k) * lanes + lane) * V;
-    task[k] = job.y_per_task && edges.tasks > 1 ? static_cast<int>(column[k] / edges.width) : 0;
+    task[k] =
+        job.y_per_task && edges.tasks > 1 && column[k] < job.columns ? static_cast<int>(column[k] / edges.width) : 0;
     from[k] = job.x_per_task ? column[k] : column[k] - task[k] * edges.width;
   }
 
@@ -70,40 +67,42 @@ __global__ void __launch_bounds__(kBlock, kLeastBlocks<S, M>) spmm_kernel(Spmm<S
   int64_t edge = range.begin;
   int term = 0;
   while (edge < range.end) {
-    Pack<S, V> value[U][K];
-    A weight[U][K];
-    bool wanted[U][K][V];
     const int64_t batch = edge;
+    int64_t at[U], node[U], id[U];
+    int part[U];
+    bool live[U];
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      const bool live = edge < range.end;
-      const int64_t node = live ? edges.col[edge] : 0;
-      const int64_t id = live && (edges.w || M == Mode::Selected) ? edges.id(edge) : 0;
-      const A scale = live ? edges.scale_of_col(node) : A{0};
-#pragma unroll
-      for (int k = 0; k < K; ++k) {
-        bool needed = live && column[k] < job.columns;
-        if constexpr (M == Mode::Selected) {
-          const int64_t owner = edges.arg_of_rows ? range.row : node;
-          Pack<int64_t, V> arg{};
-          if (needed)
-            arg = edges.arg.template read<V>(owner * edges.tasks * edges.width + term * edges.width + column[k]);
-          bool any = false;
-#pragma unroll
-          for (int v = 0; v < V; ++v) any |= wanted[u][k][v] = needed && arg.item[v] == id;
-          needed = any;
-        }
-        value[u][k] = Pack<S, V>{};
-        if (needed) value[u][k] = load<V>(job.x + node * job.x_stride + term * edges.width + from[k]);
-        if (k > 0 && edges.tasks == 1)
-          weight[u][k] = weight[u][0];
-        else
-          weight[u][k] = live && column[k] < job.columns && edges.w
-                             ? scale * widen(load(edges.w + id * edges.tasks + term + task[k]))
-                             : scale;
-      }
+      live[u] = edge < range.end;
+      at[u] = live[u] ? edge : range.end - 1;
+      part[u] = term;
       if (++term >= job.terms) term = 0, ++edge;
     }
+    edges.col.gather(at, node);
+    edges.ids(at, id, edges.w || M == Mode::Selected);
+
+    Pack<S, V> value[U][K];
+    bool wanted[U][K][V];
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        bool needed = live[u] && column[k] < job.columns;
+        if constexpr (M == Mode::Selected) {
+          const int64_t owner = edges.arg_of_rows ? range.row : node[u];
+          Pack<int64_t, V> arg{};
+          if (needed) arg = edges.arg.template read<V>((owner * edges.tasks + part[u]) * edges.width + column[k]);
+          bool any = false;
+#pragma unroll
+          for (int v = 0; v < V; ++v) any |= wanted[u][k][v] = needed && arg.item[v] == id[u];
+          needed = any;
+        }
+        const S* const row = job.x + node[u] * job.x_stride + part[u] * edges.width + from[k];
+        value[u][k] = Pack<S, V>{};
+        if (needed) value[u][k] = load<V>(row);
+      }
+    A weight[U][K];
+    edges.weights(node, id, part, task, live, weight);
 #pragma unroll
     for (int u = 0; u < U; ++u)
 #pragma unroll
@@ -119,7 +118,7 @@ __global__ void __launch_bounds__(kBlock, kLeastBlocks<S, M>) spmm_kernel(Spmm<S
             const A best = total[k][v];
             const bool wins =
                 winner[k][v] < 0 || (job.max ? message > best : message < best) || (message != message && best == best);
-            if (wins && batch + u < range.end) {
+            if (wins && live[u]) {
               total[k][v] = message;
               winner[k][v] = static_cast<int>(batch + u - range.first);
             }

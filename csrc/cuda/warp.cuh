@@ -94,6 +94,20 @@ struct Index {
   __device__ __forceinline__ int64_t operator[](int64_t i) const {
     return wide ? load(static_cast<const int64_t*>(data) + i) : int64_t{load(static_cast<const int32_t*>(data) + i)};
   }
+  // out[u] = (*this)[at[u]]; all are asked for before the first one is waited for.
+  template <int U>
+  __device__ __forceinline__ void gather(const int64_t (&at)[U], int64_t (&out)[U]) const {
+    if (wide) {
+#pragma unroll
+      for (int u = 0; u < U; ++u) out[u] = load(static_cast<const int64_t*>(data) + at[u]);
+      return;
+    }
+    int32_t small[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u) small[u] = load(static_cast<const int32_t*>(data) + at[u]);
+#pragma unroll
+    for (int u = 0; u < U; ++u) out[u] = small[u];
+  }
   template <int N>
   __device__ __forceinline__ Pack<int64_t, N> read(int64_t i) const {
     if (wide) return load<N>(static_cast<const int64_t*>(data) + i);

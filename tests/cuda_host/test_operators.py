@@ -236,6 +236,26 @@ def test_nan_and_infinity_stay_in_their_edges(host: Host) -> None:
                 assert result[torch.arange(7) != row].isfinite().all()
 
 
+@pytest.mark.parametrize("where", ["x", "w"])
+def test_an_infinity_stays_one(host: Host, where: str) -> None:
+    """In the last edge of a row, which a batch takes again for the edges that it lacks: infinity times 0 is NaN."""
+    p = pattern_of([3, 1, 5, 2, 66, 7], 90)
+    last = p.row_ptr[1:] - 1
+    col = torch.arange(p.edges, dtype=p.col.dtype)  # each edge has a source of its own
+    p = Pattern(p.row_ptr, col, p.edge_id, p.edges)
+    for width, tasks in ((8, 1), (5, 1), (8, 3), (260, 1)):
+        x = torch.ones(p.edges, tasks, width)
+        g, w = torch.ones(6, tasks, width), torch.ones(p.edges, tasks)
+        if where == "x":
+            x[last] = inf
+        else:
+            w[ids_of(p)[last]] = inf
+        y, out, back = torch.zeros_like(g), torch.zeros(p.edges, tasks), torch.zeros_like(g)
+        host.spmm(p, x, w, y)
+        host.sddmm(p, g, x, out, w=w, y=back)
+        assert y.isposinf().all() and back.isposinf().all() and not out.isnan().any()
+
+
 def test_unaligned_pointers(host: Host) -> None:
     """Contiguous tensors that do not start at 16 bytes take the path of single elements."""
     p = pattern_of([3, 0, 1, 9, 66, 2], 11)
