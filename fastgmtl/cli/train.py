@@ -141,8 +141,8 @@ def _stored(out: Path) -> dict[str, Any]:
 
 
 def _data(name: str) -> str:
-    """The name; a folder as a full path, so that a run can go on from anywhere."""
-    return str(Path(name).resolve()) if name not in names() and Path(name).is_dir() else name
+    """The name; a folder or file as a full path, so that a run can go on from anywhere."""
+    return str(Path(name).resolve()) if name not in names() and Path(name).exists() else name
 
 
 def _device(text: str) -> str:

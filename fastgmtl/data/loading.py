@@ -13,7 +13,9 @@ from fastgmtl.data.files import data_roots, find_folder
 from fastgmtl.data.generate import synthetic
 from fastgmtl.data.heco_acm import is_heco_acm, load_heco_acm
 from fastgmtl.data.hgb import load_hgb
+from fastgmtl.data.molecules import load_moleculenet, moleculenet_names
 from fastgmtl.data.planetoid import load_planetoid, planetoid_names
+from fastgmtl.data.smiles import load_smiles
 from fastgmtl.data.tu import load_tu, tu_names
 
 ALWAYS = ("debian", "synthetic")
@@ -29,6 +31,7 @@ def names() -> list[str]:
             found.append("dblp")
         if is_heco_acm(root / "heco_acm"):
             found.append("heco_acm")
+        found += [f"moleculenet:{name}" for name in moleculenet_names(root / "moleculenet_graphs")]
         found += [f"planetoid:{name}" for name in planetoid_names(root / "planetoid")]
         found += [f"tu:{name}" for name in _tu_members(root / "tu")]
     return list(dict.fromkeys(found))
@@ -38,9 +41,10 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     """The data set of that name, or in that folder.
 
     ``debian`` (comes with the package), ``synthetic``, ``debian_bookworm``, ``dblp``, ``heco_acm``,
-    ``planetoid:NAME``, ``tu:NAME``; or a folder with the files of one TU data set, of one Planetoid data set, of an HGB
-    data set, or of debian_bookworm, dblp or heco_acm. ``seed`` chooses the splits that are random (TU, links,
-    heco_acm, HGB's validation nodes) and the synthetic graph; the others have a split of their own.
+    ``moleculenet:NAME``, ``planetoid:NAME``, ``tu:NAME``; or a folder with the files of one TU data set, of one
+    Planetoid data set, of an HGB data set, or of debian_bookworm, dblp or heco_acm; or a CSV file of SMILES. ``seed``
+    chooses the splits that are random (TU, links, heco_acm, HGB's validation nodes) and the synthetic graph; the others
+    have a split of their own.
 
     Raises ValueError for an unknown name (with the nearest right ones) and for a damaged file, FileNotFoundError for
     absent data: what was looked for, and that FASTGMTL_DATA says where.
@@ -57,8 +61,10 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     if text == "heco_acm":
         return load_heco_acm(find_folder("heco_acm"), seed)
     family, colon, member = text.partition(":")
-    if colon and family in ("tu", "planetoid"):
+    if colon and family in ("tu", "planetoid", "moleculenet"):
         return _member(family, member, seed)
+    if text.endswith((".csv", ".csv.gz")):
+        return load_smiles(Path(text))
     if not isinstance(name, str) or os.sep in text or Path(text).is_dir():
         return _folder(Path(text), seed)
     raise ValueError(_unknown(text, names()))
@@ -70,6 +76,11 @@ def _member(family: str, member: str, seed: int) -> Dataset:
         known = planetoid_names(folder)
         if member in known:
             return load_planetoid(folder, member, seed)
+    elif family == "moleculenet":
+        folder = find_folder("moleculenet_graphs")
+        known = moleculenet_names(folder)
+        if member in known:
+            return load_moleculenet(folder, member)
     else:
         folder = find_folder("tu")
         known = _tu_members(folder)
