@@ -7,6 +7,7 @@
 #include "contract/gcn_norm.h"
 #include "contract/gram.h"
 #include "contract/sddmm.h"
+#include "contract/task_weights.h"
 #include "contract/workspace.h"
 #include "cpu/level.h"
 
@@ -219,6 +220,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("spmm_backward", &spmm_backward, unlocked);
   m.def("gram", &gram, unlocked);
   m.def("combine", &combine, unlocked);
+  m.def("task_weights", &task_weights, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

@@ -9,7 +9,7 @@ import torch
 
 from fastgmtl import backend
 
-OPERATORS = ("csr", "spmm", "sddmm", "spmm_backward", "gram", "combine")
+OPERATORS = ("csr", "spmm", "sddmm", "spmm_backward", "gram", "combine", "task_weights")
 
 
 def info() -> str:

@@ -143,3 +143,48 @@ def test_rows_that_are_all_missing(border: ModuleType) -> None:
     assert not combine(border, grads=rows(None, None, None)).any()
     assert gram(border, a=((None,), T, True)).eq(0).all()
     assert gram(border, a=((), T, False), groups=[]).eq(0).all()
+
+
+def task_weights(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {
+        "method": 1,
+        "gram": torch.eye(T, dtype=torch.float64).unsqueeze(0),
+        "vector": double(T),
+        "order": torch.zeros(T, T, dtype=torch.int64),
+        "parameter": 0.5,
+        "state": torch.zeros(1, T, T, dtype=torch.float64),
+        "out": torch.empty(1, T, dtype=torch.float64),
+    } | changes
+    kernels.task_weights(*a.values())
+    return a["out"]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", ["gram", "vector", "order", "state", "out"])
+def test_what_is_not_a_plain_tensor_of_weights(name: str, kind: str, border: ModuleType) -> None:
+    with pytest.raises(TypeError):
+        task_weights(border, **{name: WRONG[kind]()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"method": -1}, ValueError, "no method -1"),
+        ({"method": 13}, ValueError, "no method 13"),
+        ({"gram": double(T, T)}, ValueError, r"gram must have shape \[K, T, T\] with T of 1 to 64, got \[3, 3\]"),
+        ({"gram": double(1, T, T + 1)}, ValueError, "gram must have shape"),
+        ({"gram": double(1, 0, 0)}, ValueError, "with T of 1 to 64"),
+        ({"gram": torch.ones(1, T, T)}, TypeError, "every tensor must be float64"),
+        ({"order": None}, ValueError, r"order must have shape \[3, 3\]"),
+        ({"state": None}, ValueError, r"state must have shape \[1, 3, 3\]"),
+        ({"out": double(2, T)}, ValueError, r"out must have shape \[1, 3\]"),
+        ({"method": 11, "parameter": float("nan")}, ValueError, "no such target"),
+        ({"method": 11, "parameter": -1.0}, ValueError, "no such target"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    changes: dict[str, Any], error: type[Exception], message: str, border: ModuleType
+) -> None:
+    assert task_weights(border).tolist() == [[1.0, 1.0, 1.0]]
+    with pytest.raises(error, match=message):
+        task_weights(border, **changes)

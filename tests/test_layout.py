@@ -47,10 +47,12 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("gram", "csrc/cuda/{}.cu"): None,
     ("gram", "bench/bench_{}.py"): None,
     ("combine", "csrc/cuda/{}.cu"): None,
+    ("task_weights", "csrc/cuda/{}.cu"): None,
+    ("task_weights", "bench/bench_{}.py"): None,
     ("combine", "bench/bench_{}.py"): None,
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
-COMPOSED = {"gcn_norm": ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py")}
+COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))
 
 
 def missing(noun: str, root: Path = ROOT) -> list[str]:

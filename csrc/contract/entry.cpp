@@ -3,6 +3,7 @@
 #include "../cpu/pages.h"
 #include "gram.h"
 #include "sddmm.h"
+#include "task_weights.h"
 #ifdef FASTGMTL_WITH_CUDA
 #include "../cuda/launch.h"
 #endif
@@ -201,6 +202,33 @@ void combine(const Rows& a, View weights, const std::vector<int64_t>& groups, co
   args.stream = weights.stream;
   args.pieces = pieces_of(args.parts, 1024);
   run<CombineArgs>("combine", weights.device, args, cpu::combine, nullptr);
+}
+
+void task_weights(int method, View gram, View vector, View order, double parameter, View state, View out) {
+  constexpr const char* op = "task_weights";
+  if (method < 0 || method >= static_cast<int>(Method::Count)) fail(op, "no method " + std::to_string(method));
+  if (gram.rank != 3 || gram.size(2) < 1 || gram.size(2) > kMaxRows)
+    fail(op, "gram must have shape [K, T, T] with T of 1 to 64, got " + shape_string(gram));
+  TaskWeightsArgs args{};
+  args.method = static_cast<Method>(method), args.parameter = parameter;
+  args.problems = gram.size(0), args.tasks = gram.size(2);
+  require_shape(op, "gram", gram, {args.problems, args.tasks, args.tasks});
+  require_shape(op, "out", out, {args.problems, args.tasks});
+  const bool ordered = args.method == Method::PCGrad || args.method == Method::GradVac;
+  const bool targeted = args.method == Method::RCGrad || args.method == Method::Rotated;
+  if (targeted && !vector) fail(op, "preference must be a tensor, got None");
+  if (targeted && !(parameter >= 0 && parameter < static_cast<double>(args.tasks))) fail(op, "no such target");
+  if (vector) require_shape(op, "preference", vector, {args.tasks});
+  if (ordered) require_shape(op, "order", order, {args.tasks, args.tasks});
+  if (ordered) require_dtype(op, "order", order, DType::I64);
+  if (args.method == Method::GradVac) require_shape(op, "state", state, {args.problems, args.tasks, args.tasks});
+  for (const View& view : {gram, vector, state, out})
+    if (view) require_dtype(op, "every tensor", view, DType::F64);
+  for (const View& view : {vector, order, state, out})
+    if (view && !(view.device == gram.device)) fail(op, "every tensor must be on one device");
+  args.gram = gram.as<double>(), args.vector = vector.as<double>(), args.order = order.as<int64_t>();
+  args.state = state.as<double>(), args.out = out.as<double>(), args.stream = gram.stream;
+  run<TaskWeightsArgs>(op, gram.device, args, cpu::task_weights, nullptr);
 }
 
 }  // namespace fastgmtl

@@ -65,5 +65,6 @@ void (*const spmm[])(const SpmmArgs&) = FASTGMTL_TABLE(spmm);
 void (*const sddmm[])(const SddmmArgs&) = FASTGMTL_TABLE(sddmm);
 void (*const gram[])(const GramArgs&) = FASTGMTL_TABLE(gram);
 void (*const combine[])(const CombineArgs&) = FASTGMTL_TABLE(combine);
+void (*const task_weights[])(const TaskWeightsArgs&) = FASTGMTL_TABLE(task_weights);
 
 }  // namespace fastgmtl::cpu

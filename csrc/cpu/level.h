@@ -4,16 +4,18 @@
 
 #include "../contract/gram.h"
 #include "../contract/sddmm.h"
+#include "../contract/task_weights.h"
 
 namespace fastgmtl {
 
 #define FASTGMTL_LEVELS(declare) declare(baseline) declare(avx2) declare(avx512)
-#define FASTGMTL_DECLARE(level)          \
-  namespace level {                      \
-  void spmm(const SpmmArgs& args);       \
-  void sddmm(const SddmmArgs& args);     \
-  void gram(const GramArgs& args);       \
-  void combine(const CombineArgs& args); \
+#define FASTGMTL_DECLARE(level)                   \
+  namespace level {                               \
+  void spmm(const SpmmArgs& args);                \
+  void sddmm(const SddmmArgs& args);              \
+  void gram(const GramArgs& args);                \
+  void combine(const CombineArgs& args);          \
+  void task_weights(const TaskWeightsArgs& args); \
   }
 #if defined(__x86_64__)
 FASTGMTL_LEVELS(FASTGMTL_DECLARE)
@@ -36,6 +38,7 @@ extern void (*const spmm[])(const SpmmArgs&);
 extern void (*const sddmm[])(const SddmmArgs&);
 extern void (*const gram[])(const GramArgs&);
 extern void (*const combine[])(const CombineArgs&);
+extern void (*const task_weights[])(const TaskWeightsArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

@@ -3,7 +3,9 @@
 from fastgmtl.ops.combine import combine
 from fastgmtl.ops.gcn_norm import gcn_norm
 from fastgmtl.ops.gram import gram
+from fastgmtl.ops.project import project
+from fastgmtl.ops.rotate import rotate
 from fastgmtl.ops.sddmm import sddmm
 from fastgmtl.ops.spmm import spmm
 
-__all__ = ["combine", "gcn_norm", "gram", "sddmm", "spmm"]
+__all__ = ["combine", "gcn_norm", "gram", "project", "rotate", "sddmm", "spmm"]
