@@ -1,10 +1,10 @@
 """fastgmtl: graph multi-task learning, T tasks over one graph in one pass."""
 
-from fastgmtl import nn, ops, reference
+from fastgmtl import gradients, nn, ops, reference
 from fastgmtl.backend import FastgmtlWarning, use_backend
 from fastgmtl.graph import Graph
 from fastgmtl.hetero import HeteroGraph
 from fastgmtl.info import info
 
 __version__ = "0.1.0"
-__all__ = ["FastgmtlWarning", "Graph", "HeteroGraph", "info", "nn", "ops", "reference", "use_backend"]
+__all__ = ["FastgmtlWarning", "Graph", "HeteroGraph", "gradients", "info", "nn", "ops", "reference", "use_backend"]
