@@ -67,9 +67,16 @@ class Method(nn.Module, ABC):
     def build(cls, dataset: Dataset, config: Any, generator: torch.Generator) -> Self:
         """The method with fresh weights, on the data set's device. Raises ValueError if it does not fit the data."""
 
+    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterator[Dataset]:
+        """What one epoch steps over, at least one batch: here the whole data set. ``generator`` is the one of build."""
+        yield dataset
+
     @abstractmethod
     def step(self, batch: Dataset) -> dict[str, Tensor]:
-        """The mean training loss of each task over the batch, differentiable; 0 for a task without labels."""
+        """The mean training loss of each task over the batch, differentiable; 0 for a task without labels.
+
+        A method may have losses besides, by names that are no task's.
+        """
 
     @abstractmethod
     def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
@@ -119,7 +126,7 @@ class Diverged(RuntimeError):
 
 
 class Trainer:
-    """Trains one method on one data set, full graph, one step an epoch.
+    """Trains one method on one data set, one step a batch; a batch is the whole data set unless the method says else.
 
     ``for epoch in trainer: ...`` runs to the end or may be left after any epoch; :meth:`state_dict` then holds all that
     is needed to go on (:meth:`load_state_dict` of a Trainer made with the same arguments), bit for bit on a CPU with
@@ -151,19 +158,16 @@ class Trainer:
             yield self.run_epoch()
 
     def run_epoch(self) -> Epoch:
-        """One step over the whole data set, then the val scores. Raises Diverged before any weight is spoilt."""
+        """One step a batch, then the val scores. Raises Diverged before the step that would spoil the weights."""
         start = time.perf_counter()
         with self._random.active():
             self.method.train()
-            self._optimizer.zero_grad()
-            losses = self.method.step(self.dataset)
-            self._check(losses)
-            self.method.backward(losses)
-            self._optimizer.step()
+            steps = [self._step(batch) for batch in self.method.batches(self.dataset, self._random.generator)]
         self.epoch += 1
         score = self.evaluate("val")
         rank = self._rank(score)
-        loss = {k: float(v.detach()) if self.train_counts[k] else math.nan for k, v in losses.items()}
+        mean = {k: sum(step[k] for step in steps) / len(steps) for k in steps[0]}
+        loss = {k: v if self.train_counts.get(k, 1) else math.nan for k, v in mean.items()}
         epoch = Epoch(self.epoch, loss, score, rank, False, time.perf_counter() - start)
         better = self.best is None or math.isnan(self.best.rank) or self.method.improves(epoch, self.best)
         self.stale = 0 if better else self.stale + 1
@@ -171,6 +175,14 @@ class Trainer:
             model = {k: v.detach().clone() for k, v in self.method.state_dict().items()}
             self.best = Best(self.epoch, rank, score, model)
         return replace(epoch, best=better, seconds=time.perf_counter() - start)
+
+    def _step(self, batch: Dataset) -> dict[str, float]:
+        self._optimizer.zero_grad()
+        losses = self.method.step(batch)
+        values = self._finite(losses)
+        self.method.backward(losses)
+        self._optimizer.step()
+        return values
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the present weights. Leaves the run's random numbers as they were."""
@@ -229,11 +241,11 @@ class Trainer:
         ]
         return sum(values) / len(values) if values else math.nan
 
-    def _check(self, losses: Mapping[str, Tensor]) -> None:
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    def _finite(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        values = dict(zip(losses, torch.stack([v.detach() for v in losses.values()]).tolist(), strict=True))
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
-            return
+            return values
         name, value = wrong[0], values[wrong[0]]
         raise Diverged(
             f"training diverged in epoch {self.epoch + 1}: the loss of task {name} is {value}; "

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +88,42 @@ def test_resume_is_exact(mixed: Dataset, stop: int) -> None:
         return [(e.epoch, e.loss, e.score, e.rank, e.best) for e in epochs]
 
     assert numbers(records) == numbers(expected)
+
+
+class Halves(Shared):
+    """Two steps an epoch: at features that are drawn anew, and at the given ones."""
+
+    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterator[Dataset]:
+        yield dataclasses.replace(dataset, x=dataset.x + torch.randn(dataset.x.shape, generator=generator))
+        yield dataset
+
+    def step(self, batch: Dataset) -> dict[str, Tensor]:
+        losses = super().step(batch)
+        return {**losses, "besides": 0.1 * losses["class"]}
+
+
+def test_an_epoch_steps_over_the_batches_of_the_method(mixed: Dataset) -> None:
+    """The loss of an epoch is the mean over its steps; resuming is exact; a loss may be no task's."""
+    seen: list[dict[str, Tensor]] = []
+
+    class Watched(Halves):
+        def backward(self, losses: Any) -> None:
+            seen.append({name: loss.detach() for name, loss in losses.items()})
+            super().backward(losses)
+
+    whole = Trainer(Watched, mixed, SMALL, 0)
+    records = [whole.run_epoch() for _ in range(3)]
+    assert len(seen) == 6
+    for name, loss in records[1].loss.items():
+        assert loss == pytest.approx(float(seen[2][name] + seen[3][name]) / 2, rel=1e-6)
+    assert records[1].loss.keys() == {*mixed.tasks, "besides"}
+    first = Trainer(Halves, mixed, SMALL, 0)
+    first.run_epoch()
+    second = Trainer(Halves, mixed, SMALL, 1)
+    second.load_state_dict(_through_file(first.state_dict()))
+    second.run_epoch()
+    second.run_epoch()
+    _assert_same(second.state_dict(), whole.state_dict())
 
 
 def test_negatives_and_dropout_are_drawn_anew(mixed: Dataset) -> None:
