@@ -18,12 +18,20 @@ __global__ void visit(Visits job) {
     ++job.of_block[blockIdx.y * job.blocks + blockIdx.x];
 }
 
+char stream;
 std::string message;
+
+void require_stream() {
+  for (void* used : cuda_host::machine.streams)
+    if (used != &stream) throw std::runtime_error("work on another stream than the given one");
+}
 
 template <class Body>
 const char* reported(const Body& body) {
+  cuda_host::machine.streams.clear();
   try {
     body();
+    require_stream();
     return nullptr;
   } catch (const std::exception& error) {
     return (message = error.what()).c_str();
@@ -40,7 +48,7 @@ const char* cuda_host_launch(int64_t blocks, int64_t tiles, int stops, int64_t* 
   std::vector<int> visits(counts ? static_cast<size_t>(blocks * tiles) : 1);
   const int before = cuda_host::machine.launches;
   const char* error = reported([&] {
-    fastgmtl::cuda::launch("visit", visit, blocks, tiles, nullptr, {stops ? nullptr : visits.data(), blocks, tiles});
+    fastgmtl::cuda::launch("visit", visit, blocks, tiles, &stream, {stops ? nullptr : visits.data(), blocks, tiles});
   });
   *complete = std::count(visits.begin(), visits.end(), kBlock);
   if (!error && !*complete && cuda_host::machine.launches != before) return "something was started";
@@ -61,7 +69,6 @@ const char* cuda_host_guard(int device, int* found) {
 const char* cuda_host_workspace(int64_t bytes, int device, int64_t* found) {
   return reported([&] {
     {
-      char stream;
       const fastgmtl::cuda::Workspace memory(bytes, device, &stream);
       char* const begin = memory.at<char>(0);
       found[0] = begin != nullptr;
