@@ -34,7 +34,10 @@ def training(device: torch.device) -> Callable[[], tuple[Step, list[Tensor], Ten
     """A step of two GCNConv, the tensors it changes, and its input; the same numbers each time it is called."""
     g = cases.generator("capture")
     edge_index = cases.power_law_edges(N, E, g).to(device)
-    x, target = torch.randn(N, FEATURES, generator=g).to(device), torch.randint(CLASSES, (N,), generator=g).to(device)
+    x, target = (
+        torch.randn(N, FEATURES, generator=g).to(device),
+        torch.randint(CLASSES, (2 * N,), generator=g).to(device),
+    )
 
     def make() -> tuple[Step, list[Tensor], Tensor]:
         torch.manual_seed(0)
@@ -48,7 +51,7 @@ def training(device: torch.device) -> Callable[[], tuple[Step, list[Tensor], Ten
         def step() -> Tensor:
             optimiser.zero_grad(set_to_none=True)
             out = second(first(given, graph).relu(), graph)
-            loss = tnn.functional.cross_entropy(out.flatten(0, 1), target.repeat_interleave(2, output_size=2 * N))
+            loss = tnn.functional.cross_entropy(out.flatten(0, 1), target)
             loss.backward()
             optimiser.step()
             return loss.detach()
