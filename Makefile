@@ -28,7 +28,7 @@ test: $(VENV)/built
 
 # One wheel, tested under another PyTorch: make test-torch TORCH=2.9.0 VENV=.venv-2.9
 test-torch: $(VENV)/torch-$(TORCH) wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/fastgmtl-*.whl)[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/fastgmtl-*.whl)[bench]"
 	cd tests && ../$(RUN) -m pytest -c ../pyproject.toml --rootdir .. . -m "not cuda_host"
 
 wheel:

@@ -35,7 +35,7 @@ def plain_edge_index(edge_index: Any) -> Tensor:
 
 def check_count(name: str, value: Any) -> Any:
     """A number of nodes as int; TypeError or ValueError with its name otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"graph: {name} must be an integer, got {type(value).__name__}")
     if value < 0:
         raise ValueError(f"graph: {name} must not be negative, got {value}")

@@ -35,18 +35,21 @@ class Graph:
 
     def __init__(self, row_ptr: Tensor, col: Tensor, edge_id: Tensor | None, num_src: int) -> None:
         """Wrap sorted arrays that are known to be valid; use a ``from_`` method for anything else."""
-        vars(self).update(
-            row_ptr=row_ptr,
-            col=col,
-            edge_id=edge_id,
-            num_src=num_src,
-            num_dst=row_ptr.size(0) - 1,
-            num_edges=col.size(0),
-            pattern=(row_ptr, col, edge_id, num_src),
-            device_type=col.device.type,
-            _lazy={},
-            _made={},
-        )
+        values: dict[str, Any] = {
+            "row_ptr": row_ptr,
+            "col": col,
+            "edge_id": edge_id,
+            "num_src": num_src,
+            "num_dst": row_ptr.size(0) - 1,
+            "num_edges": col.size(0),
+            "pattern": (row_ptr, col, edge_id, num_src),
+            "device_type": col.device.type,
+            "_lazy": {},
+            "_made": {},
+        }
+        # One by one: torch.compile of PyTorch 2.9 cannot trace vars(self).update.
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     num_edges: int
     pattern: tuple[Tensor, Tensor, Tensor | None, int]  # what a kernel reads

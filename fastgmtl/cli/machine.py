@@ -22,7 +22,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "fastgmtl": fastgmtl.__version__,
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: metadata.version(name) for name in PACKAGES} | {"torch": torch.__version__},
         "system": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),

@@ -79,7 +79,7 @@ class Conv(nn.Module):
 
     def _pair(self, x: Any) -> tuple[Tensor, Tensor | None]:
         """(x_src, x_dst) of features, of a pair of features or of (x_src, None)."""
-        if not isinstance(x, tuple | list):
+        if not isinstance(x, (tuple, list)):
             x = self._features("x", x)
             return x, x
         if len(x) != 2:

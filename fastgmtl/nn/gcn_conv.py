@@ -89,7 +89,7 @@ class GCNConv(Conv):
 
     def forward(self, x: Tensor, edge_index: Edges, edge_weight: Tensor | None = None) -> Tensor:
         """x' of the formula above."""
-        if isinstance(x, tuple | list):
+        if isinstance(x, (tuple, list)):
             raise ValueError(
                 f"{type(self).__name__}: x must be one tensor, got a {type(x).__name__}; this layer does not support "
                 "bipartite graphs, SAGEConv and GraphConv do"
