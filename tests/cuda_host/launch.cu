@@ -5,7 +5,12 @@
 
 namespace {
 
+using fastgmtl::cuda::ceil_div;
 using fastgmtl::cuda::kBlock;
+
+static_assert(ceil_div(0, 4) == 0 && ceil_div(1, 4) == 1 && ceil_div(4, 4) == 1 && ceil_div(5, 4) == 2,
+              "no block idles");
+static_assert(kBlock % 32 == 0, "groups of lanes lie in one warp");
 
 struct Visits {
   int* of_block;  // [tiles, blocks]; null: stop at once

@@ -38,7 +38,9 @@ std::map<dlpack::ManagedTensorVersioned*, void (*)(dlpack::ManagedTensorVersione
 
 int allocate(dlpack::Tensor* prototype, dlpack::ManagedTensorVersioned** out, void* context,
              void (*set_error)(void*, const char*, const char*)) {
-  if (prototype->device.type == dlpack::kCuda && prototype->device.id == kDevice) prototype->device = {dlpack::kCpu, 0};
+  if (prototype->device.type != dlpack::kCuda || prototype->device.id != kDevice)
+    return set_error(context, "RuntimeError", "a workspace on another device than the given one"), -1;
+  prototype->device = {dlpack::kCpu, 0};
   const int64_t bytes = *prototype->shape;
   *prototype->shape += more;
   if (torch_api.allocator(prototype, out, context, set_error)) return -1;
