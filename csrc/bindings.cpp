@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "contract/attention.h"
 #include "contract/csr.h"
 #include "contract/gcn_norm.h"
 #include "contract/gram.h"
@@ -221,6 +222,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("gram", &gram, unlocked);
   m.def("combine", &combine, unlocked);
   m.def("task_weights", &task_weights, unlocked);
+  m.def("attention", &attention, unlocked);
+  m.def("attention_backward", &attention_backward, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

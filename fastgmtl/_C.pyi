@@ -69,6 +69,46 @@ def task_weights(
     state: Tensor | None,
     out: Tensor,
 ) -> None: ...
+def attention(
+    pattern: Pattern,
+    value: Tensor,
+    dst: Tensor | None,
+    src: Tensor | None,
+    type: Tensor | None,
+    edge: Tensor | None,
+    edge_type: Tensor | None,
+    seed: Tensor | None,
+    slope: float,
+    dropout: float,
+    drop_logits: bool,
+    y: Tensor,
+    lse: Tensor,
+    threads: int,
+) -> None: ...
+def attention_backward(
+    pattern: Pattern,
+    back: Pattern,
+    g: Tensor,
+    g_lse: Tensor | None,
+    y: Tensor,
+    lse: Tensor,
+    value: Tensor,
+    dst: Tensor | None,
+    src: Tensor | None,
+    type: Tensor | None,
+    edge: Tensor | None,
+    edge_type: Tensor | None,
+    seed: Tensor | None,
+    slope: float,
+    dropout: float,
+    drop_logits: bool,
+    d_value: Tensor,
+    d_dst: Tensor | None,
+    d_src: Tensor | None,
+    d_type: Tensor | None,
+    d_edge: Tensor | None,
+    threads: int,
+) -> None: ...
 def simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def simd_levels() -> list[str]: ...

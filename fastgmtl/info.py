@@ -9,7 +9,17 @@ import torch
 
 from fastgmtl import backend
 
-OPERATORS = ("csr", "spmm", "sddmm", "spmm_backward", "gram", "combine", "task_weights")
+OPERATORS = (
+    "csr",
+    "spmm",
+    "sddmm",
+    "spmm_backward",
+    "attention",
+    "attention_backward",
+    "gram",
+    "combine",
+    "task_weights",
+)
 
 
 def info() -> str:
@@ -37,10 +47,10 @@ def info() -> str:
         f"threads     {torch.get_num_threads()} of {os.cpu_count()} processors",
         f"devices     {_devices()}",
         "",
-        f"{'operator':<16}{'cpu':<12}cuda",
+        f"{'operator':<20}{'cpu':<12}cuda",
     ]
     cpu, cuda = (_runs(torch.device(name)) for name in ("cpu", "cuda"))
-    lines += [f"{name:<16}{cpu:<12}{'reference' if name == 'csr' else cuda}" for name in OPERATORS]
+    lines += [f"{name:<20}{cpu:<12}{'reference' if name == 'csr' else cuda}" for name in OPERATORS]
     return "\n".join(lines)
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fastgmtl import Graph, ops, reference
-from fastgmtl.ops import bilinear, trilinear
+from fastgmtl.ops import attend, bilinear, trilinear
 from fastgmtl.ops.lists import ListOperator
-from fastgmtl.ops.operator import flatten
+from fastgmtl.ops.operator import Operator, flatten
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("sum", "mean", "max", "min")
@@ -115,7 +115,12 @@ MEDIUM = _patterns("medium", 60, 700)
 
 
 # Nodes and edges of the benches, by name.
-SIZES = {"tiny": (2_000, 20_000), "small": (20_000, 200_000), "big": (100_000, 1_000_000)}
+SIZES = {
+    "tiny": (2_000, 20_000),
+    "small": (20_000, 200_000),
+    "big": (100_000, 1_000_000),
+    "dense": (100_000, 2_000_000),
+}
 
 
 @functools.lru_cache(maxsize=4)
@@ -168,6 +173,16 @@ class Draw:
             return None
         return self._normal(self.graph.num_edges, *([self.tasks] if kind == "ET" else []))
 
+    def heads(self, side: str, *axes: int) -> Tensor:
+        """[n, *axes] for the "src" or "dst" nodes, the "edge"s or the three "type"s."""
+        graph = self.graph
+        rows = {"src": graph.num_src, "dst": graph.num_dst, "edge": graph.num_edges, "type": 3}[side]
+        return self._normal(rows, *axes)
+
+    def edge_type(self) -> Tensor:
+        """The type of each edge, in [0, 3)."""
+        return (torch.arange(self.graph.num_edges) % 3).to(self.graph.col.dtype)
+
     def arg(self, rank: int) -> Tensor:
         """The edge that each output element of an extreme came from, some -1."""
         shape = (self.graph.num_dst, self.width) if rank == 2 else (self.graph.num_dst, self.tasks, self.width)
@@ -192,7 +207,7 @@ class Call:
     tensors: tuple[Tensor | None, ...]
     run: Callable[..., Tensor | tuple[Tensor, ...]]
     twin: Callable[..., Tensor | tuple[Tensor, ...]]
-    operator: trilinear.Operator | ListOperator | None = None
+    operator: Operator | ListOperator | None = None
     options: tuple[object, ...] = ()
     lists: tuple[int, ...] = ()  # of an operator on lists: how many of the tensors belong to each
 
@@ -267,7 +282,7 @@ def _public_sddmm(name: str, dst: int, src: int) -> Maker:
 
 
 def _internal(
-    name: str, operator: trilinear.Operator, tensors: Callable[[Draw], tuple[Tensor | None, ...]], **values: bool
+    name: str, operator: Operator, tensors: Callable[[Draw], tuple[Tensor | None, ...]], **values: object
 ) -> Maker:
     options = tuple(values[option] for option, _ in operator.options)
 
@@ -286,6 +301,69 @@ def _internal(
     return make
 
 
+def _public_attention(name: str, words: tuple[str, ...], axes: dict[str, tuple[str, ...]], **options: object) -> Maker:
+    """``axes``: of each tensor, after its rows, of "T", "H" (2, or the tasks where there is no T), "d" and "c" (3)."""
+
+    def make(draw: Draw) -> Call:
+        graph, per_task = draw.graph, any("T" in a for a in axes.values())
+        sizes = {"T": draw.tasks, "H": 2 if per_task else draw.tasks, "d": draw.width, "c": 3}
+        sides = {"value": "src", "key": "src", "query": "dst"}
+        tensors = tuple(
+            draw.heads(sides.get(n, n.removeprefix("score_")), *(sizes[a] for a in axes[n]))
+            if n != "att"
+            else draw._normal(*(sizes[a] for a in axes[n]))
+            for n in words
+        )
+        given = dict(options) | ({"edge_type": draw.edge_type()} if "score_type" in words else {})
+
+        def run(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+            return function(graph, **dict(zip(words, tensors, strict=True)), **given)
+
+        return Call(
+            name, graph, tensors, functools.partial(run, ops.attention), functools.partial(run, reference.attention)
+        )
+
+    return make
+
+
+def _fill_attention() -> None:
+    gat = ("value", "score_dst", "score_src")
+    every = (*gat, "score_type", "score_edge")
+    one, many = dict.fromkeys(every, ("H",)), dict.fromkeys(every, ("T", "H"))
+    features = {"value": ("H", "d"), "query": ("H", "c"), "key": ("H", "c")}
+    logits, weights = ({"dropout": 0.4, "dropout_on": on, "seed": 5} for on in ("logits", "weights"))
+    for tag, words, axes, options in (
+        ("gat", gat, one | features, {}),
+        ("tasks", every, many | {"value": ("T", "H", "d")}, {}),
+        ("shared", every, one | features | {"score_src": ("T", "H")}, {"negative_slope": None}),
+        ("query", ("value", "query", "key"), features, {}),
+        ("query-tasks", ("value", "query", "key", "score_edge"), one | features | {"query": ("T", "H", "c")}, logits),
+        ("drop", gat, one | features, weights),
+        ("drop-logits", every, one | features, logits),
+        ("weights", every, one | features, {"return_weights": True}),
+        ("weights-drop", gat, one | features, weights | {"return_weights": True}),
+    ):
+        CALLS[f"attention-{tag}"] = _public_attention(f"attention-{tag}", words, axes, **options)
+    for tag, drop, on_logits in (("plain", False, False), ("drop", True, False), ("drop-logits", True, True)):
+        values = {"negative_slope": 0.2, "dropout": 0.4 if drop else 0.0, "drop_logits": on_logits}
+
+        def operands(d: Draw, drop: bool = drop, tag: str = tag) -> tuple[Tensor | None, ...]:
+            k = d.tasks
+            scores = [d.heads("dst", k), d.heads("src", k), d.heads("type", k), d.heads("edge", k)]
+            seed = torch.tensor([-3]) if drop else None
+            return (d.heads("src", k, d.width), *scores, d.edge_type(), seed)
+
+        def backward(d: Draw, of: Callable[..., tuple[Tensor | None, ...]] = operands) -> tuple[Tensor | None, ...]:
+            g, y = (d.heads("dst", d.tasks, d.width) for _ in range(2))
+            g_lse, lse = (d.heads("dst", d.tasks).double() for _ in range(2))
+            return (g, g_lse, y, lse + 5, *of(d))  # weights below 1, as they are
+
+        CALLS[f"attention_op-{tag}"] = _internal(f"attention_op-{tag}", attend.attention_op, operands, **values)
+        for wanted in (31, 10):
+            name = f"attention_backward_op-{tag}-{wanted}"
+            CALLS[name] = _internal(name, attend.attention_backward_op, backward, **values, wanted=wanted)
+
+
 def _fill() -> None:
     for reduce in REDUCTIONS:
         for rank in (2, 3):
@@ -298,7 +376,7 @@ def _fill() -> None:
             CALLS[name] = _public_sddmm(name, dst, src)
 
     def add(
-        name: str, operator: trilinear.Operator, tensors: Callable[[Draw], tuple[Tensor | None, ...]], **values: bool
+        name: str, operator: Operator, tensors: Callable[[Draw], tuple[Tensor | None, ...]], **values: bool
     ) -> None:
         CALLS[name] = _internal(name, operator, tensors, **values)
 
@@ -366,6 +444,7 @@ def _fill() -> None:
 
 
 _fill()
+_fill_attention()
 
 
 def _rows(draw: Draw, count: int) -> tuple[Tensor, ...]:
@@ -506,4 +585,13 @@ FEW = (
     "combine-sums-groups",
     "gram_op-stacked-lists",
     "combine_op-lists-stacked",
+    "attention-gat",
+    "attention-tasks",
+    "attention-query-tasks",
+    "attention-drop",
+    "attention-weights",
+    "attention_op-drop-logits",
+    "attention_backward_op-plain-31",
+    "attention_backward_op-drop-31",
+    "attention_backward_op-drop-logits-31",
 )

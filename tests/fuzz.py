@@ -193,6 +193,8 @@ def arguments(graph: Any, x: Any, weight: Any, reduce: Any) -> None:
         lambda: ops.spmm(graph, x, weight, reduce),
         lambda: ops.sddmm(graph, x, weight),
         lambda: ops.gcn_norm(graph, x),
+        lambda: ops.attention(graph, x, score_src=weight, score_edge=reduce),
+        lambda: ops.attention(graph, x, query=weight, key=x, score_type=reduce, edge_type=weight),
         lambda: Graph.from_edge_index(x, weight),
         lambda: Graph.from_csr(x, weight, reduce),
         lambda: Graph.from_sparse(x),
@@ -224,6 +226,10 @@ def border(data: st.DataObject) -> None:
         lambda: _C.sddmm(pattern, draw(), draw(), draw(), flag, draw(), data.draw(small), draw(), threads),
         lambda: _C.spmm_backward(
             pattern, draw(), draw(), draw(), draw(), flag, draw(), data.draw(small), draw(), draw(), threads
+        ),
+        lambda: _C.attention(pattern, *(draw() for _ in range(7)), 0.2, 0.5, flag, draw(), draw(), threads),
+        lambda: _C.attention_backward(
+            pattern, graph.pattern, *(draw() for _ in range(11)), 0.2, 0.0, flag, *(draw() for _ in range(5)), threads
         ),
         lambda: _C.csr(draw(), draw(), draw(), data.draw(small), draw(), draw(), draw(), threads),
     ):

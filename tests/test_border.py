@@ -113,13 +113,67 @@ def gcn_norm(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["weight"]
 
 
-FUNCTIONS = {"spmm": spmm, "sddmm": sddmm, "spmm_backward": spmm_backward, "csr": csr, "gcn_norm": gcn_norm}
+TYPE = torch.zeros(E, dtype=torch.int32)
+SCORES = {"dst": torch.ones(DST, T), "src": torch.ones(SRC, T), "type": torch.ones(2, T), "edge": torch.ones(E, T)}
+GRADIENTS = ("d_value", "d_dst", "d_src", "d_type", "d_edge")
+DROPPED = {"edge_type": TYPE, "seed": torch.tensor([3]), "slope": 0.2, "dropout": 0.5, "drop_logits": True}
+
+
+def attention(kernels: ModuleType, **changes: Any) -> Tensor:
+    """y [DST, T, D] of value [SRC, T, D]."""
+    a = {"pattern": GRAPH.pattern, "value": torch.ones(SRC, T, D), **SCORES, **DROPPED}
+    a |= {"y": torch.empty(DST, T, D), "lse": torch.empty(DST, T, dtype=torch.float64), "threads": 1}
+    a |= changes
+    kernels.attention(*a.values())
+    return a["y"]
+
+
+def attention_backward(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {
+        "pattern": GRAPH.pattern,
+        "back": BACK.pattern,
+        "g": torch.ones(DST, T, D),
+        "g_lse": torch.ones(DST, T, dtype=torch.float64),
+        "y": torch.ones(DST, T, D),
+        "lse": torch.ones(DST, T, dtype=torch.float64),
+        "value": torch.ones(SRC, T, D),
+        **SCORES,
+        **DROPPED,
+        "d_value": torch.empty(SRC, T, D),
+        "d_dst": torch.empty(DST, T),
+        "d_src": torch.empty(SRC, T),
+        "d_type": torch.empty(2, T),
+        "d_edge": torch.empty(E, T),
+        "threads": 1,
+    } | changes
+    kernels.attention_backward(*a.values())
+    return a["d_value"]
+
+
+FUNCTIONS = {
+    "spmm": spmm,
+    "sddmm": sddmm,
+    "spmm_backward": spmm_backward,
+    "attention": attention,
+    "attention_backward": attention_backward,
+    "csr": csr,
+    "gcn_norm": gcn_norm,
+}
 TENSORS = {
     "spmm": ("x", "w", "scale", "arg", "y", "new_arg"),
     "sddmm": ("a", "b", "scale", "arg", "out"),
     "spmm_backward": ("a", "b", "w", "scale", "arg", "y", "out"),
+    "attention": ("value", *SCORES, "edge_type", "seed", "y", "lse"),
+    "attention_backward": ("g", "g_lse", "y", "lse", "value", *SCORES, "edge_type", "seed", *GRADIENTS),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
     "gcn_norm": ("row_ptr", "col", "weight"),
+}
+OPTIONAL = {
+    *((f, t) for f in FUNCTIONS for t in ("w", "scale", "arg", "new_arg", "edge_id")),
+    ("spmm_backward", "y"),
+    *((f, t) for f in ("attention", "attention_backward") for t in ("dst", "src", "edge")),
+    ("attention", "type"),
+    *(("attention_backward", t) for t in ("g_lse", "d_dst", "d_src", "d_type")),
 }
 EVERY = [(f, t) for f, names in TENSORS.items() for t in names]
 
@@ -281,7 +335,7 @@ def test_shapes_and_dtypes(
     value = torch.zeros(shape, dtype=dtype)
     arg = {"arg": torch.zeros(SRC, T, D, dtype=torch.int32)}
     more: list[dict[str, Any]] = [{}]
-    if function != "csr":
+    if function in ("spmm", "sddmm", "spmm_backward"):
         more += [{"arg_of": 1, **arg}, {"arg_of": 2, **arg}, {"scale": torch.ones(SRC), "scale_of_cols": True}]
     if function == "spmm":
         more += [{"reduce": 1, "new_arg": torch.empty(DST, T, D, dtype=torch.int32)}]
@@ -294,7 +348,7 @@ def test_shapes_and_dtypes(
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_none_for_any_tensor(function: str, border: ModuleType) -> None:
     for tensor in TENSORS[function]:
-        optional = tensor in ("w", "scale", "arg", "new_arg", "edge_id") or (function, tensor) == ("spmm_backward", "y")
+        optional = (function, tensor) in OPTIONAL
         assert refusal(border, function, {tensor: None}) in ((None,) if optional else (TypeError, ValueError))
 
 
@@ -354,6 +408,24 @@ def test_none_for_any_tensor(function: str, border: ModuleType) -> None:
             ValueError,
             "spmm_backward: y must have shape [7, 2, 4], got [7, 2, 5]",
         ),
+        ("attention", {"value": None}, ValueError, "attention: value must have shape [N, K, d], got []"),
+        ("attention", {"lse": torch.empty(DST, T)}, TypeError, "attention: lse must be float64, got float32"),
+        ("attention", {"seed": None}, ValueError, "attention: seed must have shape [1], got []"),
+        ("attention", {"dropout": 1.0}, ValueError, "attention: dropout must be in [0, 1)"),
+        ("attention", {"edge_type": TYPE.long()}, TypeError, "attention: edge_type must be int32, got int64"),
+        (
+            "attention_backward",
+            {"back": GRAPH.pattern},
+            ValueError,
+            "attention_backward: back must be the transposed pattern",
+        ),
+        (
+            "attention_backward",
+            {"d_edge": None},
+            ValueError,
+            "attention_backward: d_dst and d_type are summed from d_edge",
+        ),
+        ("attention_backward", {"type": None}, ValueError, "attention_backward: d_type needs score_type"),
         ("csr", {"row": torch.zeros(E + 1, dtype=torch.int64)}, ValueError, "csr: col must have shape [10], got [9]"),
         ("csr", {"col": torch.zeros(E, dtype=torch.int32)}, TypeError, "csr: col must be int64, got int32"),
         ("csr", {"row_ptr": torch.zeros(4, dtype=torch.int32)}, TypeError, "csr: row_ptr must be int64, got int32"),

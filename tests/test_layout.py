@@ -50,6 +50,12 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("task_weights", "csrc/cuda/{}.cu"): None,
     ("task_weights", "bench/bench_{}.py"): None,
     ("combine", "bench/bench_{}.py"): None,
+    ("attention", "csrc/cuda/{}.cu"): None,
+    ("attention_backward", "csrc/cuda/{}.cu"): None,
+    ("attention_backward", "fastgmtl/reference/{}.py"): "fastgmtl/reference/attend.py",
+    ("attention_backward", "fastgmtl/ops/{}.py"): "fastgmtl/ops/attend.py",
+    ("attention_backward", "tests/ops/test_{}.py"): "tests/ops/test_gradients.py",
+    ("attention_backward", "bench/bench_{}.py"): "bench/bench_attention.py",
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
 COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))
@@ -74,12 +80,12 @@ def test_an_operator_is_in_every_folder(noun: str) -> None:
 
 def test_a_missing_step_is_named(tmp_path: Path) -> None:
     for place in STEPS.values():
-        path = tmp_path / place.format("attention")
+        path = tmp_path / place.format("rspmm")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert missing("attention", tmp_path) == []
-    (tmp_path / "csrc/cpu/attention.cpp").unlink()
-    assert missing("attention", tmp_path) == ["attention: its loops for CPUs is missing: csrc/cpu/attention.cpp"]
+    assert missing("rspmm", tmp_path) == []
+    (tmp_path / "csrc/cpu/rspmm.cpp").unlink()
+    assert missing("rspmm", tmp_path) == ["rspmm: its loops for CPUs is missing: csrc/cpu/rspmm.cpp"]
 
 
 def test_every_source_of_loops_belongs_to_an_operator() -> None:

@@ -1,6 +1,7 @@
 // The operators as Python calls them: views are checked, then the device and the instruction set are chosen.
 #include "../cpu/level.h"
 #include "../cpu/pages.h"
+#include "attention.h"
 #include "gram.h"
 #include "sddmm.h"
 #include "task_weights.h"
@@ -229,6 +230,49 @@ void task_weights(int method, View gram, View vector, View order, double paramet
   args.gram = gram.as<double>(), args.vector = vector.as<double>(), args.order = order.as<int64_t>();
   args.state = state.as<double>(), args.out = out.as<double>(), args.stream = gram.stream;
   run<TaskWeightsArgs>(op, gram.device, args, cpu::task_weights, nullptr);
+}
+
+void attention(Pattern pattern, View value, View dst, View src, View type, View edge, View edge_type, View seed,
+               double slope, double dropout, bool drop_logits, View y, View lse, int threads) {
+  const AttentionArgs args = attention_args("attention", pattern, value, dst, src, type, edge, edge_type, seed, slope,
+                                            dropout, drop_logits, y, lse, threads);
+  cpu::advise_huge_pages(y);
+  if (lse.numel()) run("attention", pattern.device(), args, cpu::attention, nullptr);
+}
+
+void attention_backward(Pattern pattern, Pattern back, View g, View g_lse, View y, View lse, View value, View dst,
+                        View src, View type, View edge, View edge_type, View seed, double slope, double dropout,
+                        bool drop_logits, View d_value, View d_dst, View d_src, View d_type, View d_edge, int threads) {
+  const char* op = "attention_backward";
+  AttentionBackwardArgs args{};
+  static_cast<AttentionArgs&>(args) = attention_args(op, pattern, value, dst, src, type, edge, edge_type, seed, slope,
+                                                     dropout, drop_logits, y, lse, threads);
+  back.check(op);
+  if (back.rows() != pattern.cols || back.cols != pattern.rows() || back.edges() != pattern.edges())
+    fail(op, "back must be the transposed pattern");
+  require_dtype(op, "the columns of back", back.col, pattern.col.dtype);
+  require_device(op, "back", back.col, pattern.device());
+  args.back_ptr = back.row_ptr.as<int64_t>(), args.back_col = back.col.data, args.back_id = back.edge_id.data;
+  const auto like = [&](const char* what, const View& view, DType dtype, std::initializer_list<int64_t> shape) {
+    if (!view) return static_cast<void*>(nullptr);
+    require_shape(op, what, view, shape);
+    require_dtype(op, what, view, dtype);
+    require_device(op, what, view, pattern.device());
+    return view.data;
+  };
+  if (!g || !d_value) fail(op, "g and d_value must be tensors, got None");
+  if (d_type && !type) fail(op, "d_type needs score_type");
+  const int64_t heads = args.heads;
+  args.g = like("g", g, args.dtype, {args.rows, heads, args.width});
+  args.g_lse = static_cast<double*>(like("g_lse", g_lse, DType::F64, {args.rows, heads}));
+  args.d_value = like("d_value", d_value, args.dtype, {args.cols, heads, args.width});
+  args.d_dst = like("d_dst", d_dst, args.dtype, {args.rows, heads});
+  args.d_src = like("d_src", d_src, args.dtype, {args.cols, heads});
+  args.d_type = like("d_type", d_type, args.dtype, {args.types, heads});
+  args.d_edge = like("d_edge", d_edge, args.dtype == DType::F64 ? DType::F64 : DType::F32, {args.edges, heads});
+  if ((d_dst || d_type) && !d_edge) fail(op, "d_dst and d_type are summed from d_edge");
+  cpu::advise_huge_pages(d_value);
+  if (heads) run(op, pattern.device(), args, cpu::attention_backward, nullptr);
 }
 
 }  // namespace fastgmtl

@@ -66,5 +66,7 @@ void (*const sddmm[])(const SddmmArgs&) = FASTGMTL_TABLE(sddmm);
 void (*const gram[])(const GramArgs&) = FASTGMTL_TABLE(gram);
 void (*const combine[])(const CombineArgs&) = FASTGMTL_TABLE(combine);
 void (*const task_weights[])(const TaskWeightsArgs&) = FASTGMTL_TABLE(task_weights);
+void (*const attention[])(const AttentionArgs&) = FASTGMTL_TABLE(attention);
+void (*const attention_backward[])(const AttentionBackwardArgs&) = FASTGMTL_TABLE(attention_backward);
 
 }  // namespace fastgmtl::cpu

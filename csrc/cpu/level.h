@@ -2,6 +2,7 @@
 // chosen when the module is loaded. FASTGMTL_SIMD names another.
 #pragma once
 
+#include "../contract/attention.h"
 #include "../contract/gram.h"
 #include "../contract/sddmm.h"
 #include "../contract/task_weights.h"
@@ -9,13 +10,15 @@
 namespace fastgmtl {
 
 #define FASTGMTL_LEVELS(declare) declare(baseline) declare(avx2) declare(avx512)
-#define FASTGMTL_DECLARE(level)                   \
-  namespace level {                               \
-  void spmm(const SpmmArgs& args);                \
-  void sddmm(const SddmmArgs& args);              \
-  void gram(const GramArgs& args);                \
-  void combine(const CombineArgs& args);          \
-  void task_weights(const TaskWeightsArgs& args); \
+#define FASTGMTL_DECLARE(level)                               \
+  namespace level {                                           \
+  void spmm(const SpmmArgs& args);                            \
+  void sddmm(const SddmmArgs& args);                          \
+  void attention(const AttentionArgs& args);                  \
+  void attention_backward(const AttentionBackwardArgs& args); \
+  void gram(const GramArgs& args);                            \
+  void combine(const CombineArgs& args);                      \
+  void task_weights(const TaskWeightsArgs& args);             \
   }
 #if defined(__x86_64__)
 FASTGMTL_LEVELS(FASTGMTL_DECLARE)
@@ -39,6 +42,8 @@ extern void (*const sddmm[])(const SddmmArgs&);
 extern void (*const gram[])(const GramArgs&);
 extern void (*const combine[])(const CombineArgs&);
 extern void (*const task_weights[])(const TaskWeightsArgs&);
+extern void (*const attention[])(const AttentionArgs&);
+extern void (*const attention_backward[])(const AttentionBackwardArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

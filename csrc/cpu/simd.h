@@ -136,6 +136,41 @@ inline A sum(const Vec<A, W>& value) {
   }
 }
 
+// e^x, to 1.5 units in the last place; 0 below the smallest normal number, NaN for NaN. For x up to 88 (709 in double).
+// x = n log 2 + r with |r| <= log(2) / 2: a polynomial of r (Cephes; in double the Taylor series) times 2^n, n taken
+// from the low bits of x / log 2 + 1.5 * 2^23 (2^52).
+template <int W>
+inline Vec<float, W> exp(Vec<float, W> x) {
+  using Bits = Vec<uint32_t, W>;
+  x = x > 88.0f ? Vec<float, W>{} + 88.0f : x;
+  const Vec<float, W> shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+  const Vec<float, W> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec<float, W> p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Bits power = (reinterpret_cast<Bits>(shifted) << 23) + 0x3f800000u;
+  return x < -87.3f ? Vec<float, W>{} : p * reinterpret_cast<Vec<float, W>>(power);
+}
+
+template <int W>
+inline Vec<double, W> exp(Vec<double, W> x) {
+  using Bits = Vec<uint64_t, W>;
+  x = x > 709.0 ? Vec<double, W>{} + 709.0 : x;
+  const Vec<double, W> shifted = x * 1.4426950408889634 + 6755399441055744.0, n = shifted - 6755399441055744.0;
+  const Vec<double, W> r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  Vec<double, W> p = r * (1 / 6227020800.0) + 1 / 479001600.0;
+  double factorial = 479001600.0;
+  for (int k = 12; k > 0; --k) {
+    factorial /= k;
+    p = p * r + 1 / factorial;
+  }
+  const Bits power = (reinterpret_cast<Bits>(shifted) << 52) + 0x3ff0000000000000u;
+  return x < -708.3 ? Vec<double, W>{} : p * reinterpret_cast<Vec<double, W>>(power);
+}
+
 // Elements of a full vector, 64 bytes of accumulators, and how many such vectors the registers hold beside operands.
 template <class S>
 constexpr int kWidth = 64 / sizeof(acc_t<S>);

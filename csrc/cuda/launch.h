@@ -1,6 +1,7 @@
 // The CUDA operators as csrc/contract/entry.cpp calls them. No CUDA header: plain C++ includes this.
 #pragma once
 
+#include "../contract/attention.h"
 #include "../contract/sddmm.h"
 
 namespace fastgmtl::cuda {
@@ -9,5 +10,7 @@ namespace fastgmtl::cuda {
 // kernel and CUDA's message.
 void spmm(const SpmmArgs& args, int device);
 void sddmm(const SddmmArgs& args, int device);
+void attention(const AttentionArgs& args, int device);
+void attention_backward(const AttentionBackwardArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

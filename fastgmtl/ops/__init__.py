@@ -1,5 +1,6 @@
 """Operators: checks, allocation, gradients; the only callers of the kernels."""
 
+from fastgmtl.ops.attention import attention
 from fastgmtl.ops.combine import combine
 from fastgmtl.ops.gcn_norm import gcn_norm
 from fastgmtl.ops.gram import gram
@@ -8,4 +9,4 @@ from fastgmtl.ops.rotate import rotate
 from fastgmtl.ops.sddmm import sddmm
 from fastgmtl.ops.spmm import spmm
 
-__all__ = ["combine", "gcn_norm", "gram", "project", "rotate", "sddmm", "spmm"]
+__all__ = ["attention", "combine", "gcn_norm", "gram", "project", "rotate", "sddmm", "spmm"]

@@ -42,11 +42,16 @@ def one_of(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def features(op: str, name: str, value: Any, nodes: int, what: str) -> None:
-    """TypeError or ValueError unless ``value`` is floating point, [nodes, d] or [nodes, T, d]."""
+def floating_tensor(op: str, name: str, value: Any) -> None:
+    """TypeError unless ``value`` is a floating point tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}; wrap it in torch.as_tensor")
     dense_floating(op, name, value)
+
+
+def features(op: str, name: str, value: Any, nodes: int, what: str) -> None:
+    """TypeError or ValueError unless ``value`` is floating point, [nodes, d] or [nodes, T, d]."""
+    floating_tensor(op, name, value)
     if value.dim() not in (2, 3):
         raise ValueError(f"{op}: {name} must have shape [N, d] or [N, T, d], got {list(value.shape)}")
     if value.size(0) != nodes:

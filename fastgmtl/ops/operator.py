@@ -56,7 +56,8 @@ class Operator:
     tensors: tuple[str, ...]
     options: tuple[tuple[str, str], ...]  # (name, schema type)
     num_outputs: int = 1
-    saves_outputs: bool = False  # whether `backward` reads outputs (these are not differentiable)
+    saves_outputs: bool = False  # whether `backward` reads outputs: all but the first, which are not differentiable,
+    differentiable_outputs: bool = False  # or all of them, and all are
 
     @staticmethod
     def saved(ctx: Any, *tensors: Tensor | None) -> Sequence[Tensor | None]:
@@ -90,6 +91,12 @@ class Operator:
             return self.eager(graph, args[len(self.tensors) :], *args[: len(self.tensors)])
         return self.run(graph, *args)
 
+    def outputs_to_save(self, output: Any) -> Any:
+        """Of the outputs, those that ``backward`` reads."""
+        if not self.saves_outputs:
+            return ()
+        return output if self.differentiable_outputs else output[1:]
+
     def run(self, graph: Graph, *args: Any) -> Any:
         """Outputs of plain tensors, without a gradient.
 
@@ -115,6 +122,7 @@ def _straight(op: Operator) -> Callable[..., Any]:
 def _eager_function(op: Operator) -> Callable[..., Any]:
     count = len(op.tensors)
     run, saved, backward_of, outputs_too = op.run, op.saved, op.backward, op.saves_outputs
+    constant, outputs_to_save = not op.differentiable_outputs, op.outputs_to_save
     nothing = (None,) * count
 
     class Eager(torch.autograd.Function):
@@ -126,8 +134,9 @@ def _eager_function(op: Operator) -> Callable[..., Any]:
             ctx.set_materialize_grads(False)
             keep = saved(ctx, *tensors)
             if outputs_too:
-                ctx.mark_non_differentiable(*out[1:])
-                ctx.save_for_backward(*keep, *out[1:])
+                if constant:
+                    ctx.mark_non_differentiable(*out[1:])
+                ctx.save_for_backward(*keep, *outputs_to_save(out))
             elif keep:
                 ctx.save_for_backward(*keep)
             return out
@@ -160,8 +169,8 @@ def _functorch_function(op: Operator) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.graph, ctx.options = inputs[0], inputs[count + 1 :]
-            more = output[1:] if op.saves_outputs else ()
-            if more:
+            more = op.outputs_to_save(output)
+            if more and not op.differentiable_outputs:
                 ctx.mark_non_differentiable(*more)
             ctx.save_for_backward(*inputs[1 : count + 1], *more)
 
@@ -219,8 +228,8 @@ def _library_op(op: Operator) -> Callable[..., Any]:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         parts, args = inputs[:_PARTS], inputs[_PARTS:]
         ctx.num_src, ctx.options = parts[-1], args[count:]
-        more = output[1:] if op.saves_outputs else ()
-        if more:
+        more = op.outputs_to_save(output)
+        if more and not op.differentiable_outputs:
             ctx.mark_non_differentiable(*more)
         ctx.save_for_backward(*parts[:-1], *args[:count], *more)
         ctx.set_materialize_grads(False)

@@ -12,6 +12,8 @@ namespace fastgmtl::cpu {
 Level level() { return Level::Baseline; }
 void (*const spmm[])(const SpmmArgs&) = {nullptr};
 void (*const sddmm[])(const SddmmArgs&) = {nullptr};
+void (*const attention[])(const AttentionArgs&) = {nullptr};
+void (*const attention_backward[])(const AttentionBackwardArgs&) = {nullptr};
 }  // namespace fastgmtl::cpu
 
 namespace {

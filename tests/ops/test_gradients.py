@@ -137,7 +137,7 @@ def test_batched_gradients(name: str) -> None:
         close(tuple(g[k].detach() for g in got), grad(out, used, batch[k], retain_graph=True), torch.float64)
     if not any(g.requires_grad for g in got):
         return
-    second = grad(weighted(got), inputs, allow_unused=True)
+    second = grad(weighted(got), inputs, allow_unused=True, retain_graph=True)
     rows = [grad(out, used, batch[k], create_graph=True) for k in range(3)]
     want = grad(weighted(tuple(torch.stack(r) for r in zip(*rows, strict=True))), inputs, allow_unused=True)
     close(tuple(s for s in second if s is not None), tuple(w for w in want if w is not None), torch.float64)
