@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import cases
+
 from fastgmtl import Graph
-from tests import cases
 
 SIZES = cases.SIZES
 

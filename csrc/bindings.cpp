@@ -7,6 +7,7 @@
 #include "contract/csr.h"
 #include "contract/gcn_norm.h"
 #include "contract/gram.h"
+#include "contract/relation_gate.h"
 #include "contract/sddmm.h"
 #include "contract/task_weights.h"
 #include "contract/workspace.h"
@@ -224,6 +225,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("task_weights", &task_weights, unlocked);
   m.def("attention", &attention, unlocked);
   m.def("attention_backward", &attention_backward, unlocked);
+  m.def("relation_gate", &relation_gate, unlocked);
+  m.def("relation_gate_backward", &relation_gate_backward, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

@@ -107,6 +107,27 @@ def attention_backward(
     d_src: Tensor | None,
     d_type: Tensor | None,
     d_edge: Tensor | None,
+) -> None: ...
+def relation_gate(
+    z: Tensor,
+    logits: Tensor,
+    weight: Tensor | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    activation: int,
+    y: Tensor,
+    threads: int,
+) -> None: ...
+def relation_gate_backward(
+    u: Tensor,
+    z: Tensor,
+    logits: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    d_z: Tensor,
+    d_logits: Tensor,
+    d_weight: Tensor | None,
+    partial: Tensor | None,
     threads: int,
 ) -> None: ...
 def simd() -> str: ...

@@ -16,6 +16,8 @@ OPERATORS = (
     "spmm_backward",
     "attention",
     "attention_backward",
+    "relation_gate",
+    "relation_gate_backward",
     "gram",
     "combine",
     "task_weights",
@@ -47,10 +49,10 @@ def info() -> str:
         f"threads     {torch.get_num_threads()} of {os.cpu_count()} processors",
         f"devices     {_devices()}",
         "",
-        f"{'operator':<20}{'cpu':<12}cuda",
+        f"{'operator':<24}{'cpu':<12}cuda",
     ]
     cpu, cuda = (_runs(torch.device(name)) for name in ("cpu", "cuda"))
-    lines += [f"{name:<20}{cpu:<12}{'reference' if name == 'csr' else cuda}" for name in OPERATORS]
+    lines += [f"{name:<24}{cpu:<12}{'reference' if name == 'csr' else cuda}" for name in OPERATORS]
     return "\n".join(lines)
 
 

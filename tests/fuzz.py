@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import sys
 from collections.abc import Callable
@@ -171,6 +172,27 @@ def sddmm(data: st.DataObject) -> None:
     both(lambda a, b: ops.sddmm(graph, a, b), lambda a, b: reference.sddmm(graph, a, b), list(x))
 
 
+@given(st.data())
+def relation_gate(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(DTYPES))
+    n, r, t, s, d = (data.draw(st.integers(0, most)) for most in (5, 4, 4, 9, 40))
+    shapes = (n, r, t, d), (n, r, t, s), (s, d), (n, s, d)
+    inputs = [data.draw(tensors(shape, dtype)) for shape in shapes]
+    given = [v if i < 2 or data.draw(st.booleans()) else None for i, v in enumerate(inputs)]
+    mask = data.draw(st.none() | st.just(torch.arange(n * r).reshape(n, r) % 3 > 0))
+    kind = data.draw(st.sampled_from(["none", "elu"]))
+    both(lambda *v: ops.relation_gate(*v, mask, kind), lambda *v: reference.relation_gate(*v, mask, kind), given)
+
+
+@given(st.data())
+def grouped_matmul(data: st.DataObject) -> None:
+    dtype, sizes = data.draw(st.sampled_from(DTYPES)), data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))
+    k, n = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 9))
+    ptr = [0, *itertools.accumulate(sizes)]
+    inputs: list[Tensor | None] = [data.draw(tensors(shape, dtype)) for shape in ((ptr[-1], k), (len(sizes), k, n))]
+    both(lambda *v: ops.grouped_matmul(*v, ptr), lambda *v: reference.grouped_matmul(*v, ptr), inputs)
+
+
 anything = st.one_of(
     st.none(),
     st.integers(-3, 3),
@@ -195,6 +217,8 @@ def arguments(graph: Any, x: Any, weight: Any, reduce: Any) -> None:
         lambda: ops.gcn_norm(graph, x),
         lambda: ops.attention(graph, x, score_src=weight, score_edge=reduce),
         lambda: ops.attention(graph, x, query=weight, key=x, score_type=reduce, edge_type=weight),
+        lambda: ops.relation_gate(x, weight, reduce),
+        lambda: ops.grouped_matmul(x, weight, reduce),
         lambda: Graph.from_edge_index(x, weight),
         lambda: Graph.from_csr(x, weight, reduce),
         lambda: Graph.from_sparse(x),
@@ -231,6 +255,8 @@ def border(data: st.DataObject) -> None:
         lambda: _C.attention_backward(
             pattern, graph.pattern, *(draw() for _ in range(11)), 0.2, 0.0, flag, *(draw() for _ in range(5)), threads
         ),
+        lambda: _C.relation_gate(*[draw() for _ in range(5)], data.draw(small), draw(), threads),
+        lambda: _C.relation_gate_backward(*[draw() for _ in range(9)], threads),
         lambda: _C.csr(draw(), draw(), draw(), data.draw(small), draw(), draw(), draw(), threads),
     ):
         with contextlib.suppress(TypeError, ValueError, IndexError):

@@ -13,7 +13,9 @@ import pytest
 FUZZ = Path(__file__).resolve().parent / "fuzz.py"
 
 
-@pytest.mark.parametrize("target", ["edges", "sparse", "hetero", "spmm", "sddmm", "arguments", "border"])
+@pytest.mark.parametrize(
+    "target", ["edges", "sparse", "hetero", "spmm", "sddmm", "relation_gate", "grouped_matmul", "arguments", "border"]
+)
 def test_fuzz(target: str, kernels: object) -> None:
     run = subprocess.run(
         [sys.executable, "-X", "faulthandler", str(FUZZ), target],

@@ -56,6 +56,9 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("attention_backward", "fastgmtl/ops/{}.py"): "fastgmtl/ops/attend.py",
     ("attention_backward", "tests/ops/test_{}.py"): "tests/ops/test_gradients.py",
     ("attention_backward", "bench/bench_{}.py"): "bench/bench_attention.py",
+    ("grouped_matmul", "csrc/cpu/{}.cpp"): None,  # PyTorch's products are its kernels
+    ("grouped_matmul", "csrc/cuda/{}.cu"): None,
+    **{("relation_gate_backward", place): place.format("relation_gate") for place in STEPS.values()},
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
 COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))

@@ -3,6 +3,7 @@
 #include "../cpu/pages.h"
 #include "attention.h"
 #include "gram.h"
+#include "relation_gate.h"
 #include "sddmm.h"
 #include "task_weights.h"
 #ifdef FASTGMTL_WITH_CUDA
@@ -23,6 +24,12 @@ void run(const char* op, Device device, const Args& args, void (*const cpu[])(co
   if (!device.cuda) return cpu[static_cast<int>(cpu::level())](args);
   if (!cuda) throw std::runtime_error(std::string(op) + ": built without CUDA");
   cuda(args, device.id);
+}
+
+template <class Args>
+void run(const char* op, const Pattern& pattern, const Args& args, void (*const cpu[])(const Args&),
+         typename CudaKernel<Args>::type cuda) {
+  run(op, pattern.device(), args, cpu, cuda);
 }
 
 #ifdef FASTGMTL_WITH_CUDA
@@ -273,6 +280,51 @@ void attention_backward(Pattern pattern, Pattern back, View g, View g_lse, View 
   if ((d_dst || d_type) && !d_edge) fail(op, "d_dst and d_type are summed from d_edge");
   cpu::advise_huge_pages(d_value);
   if (heads) run(op, pattern.device(), args, cpu::attention_backward, nullptr);
+}
+
+void relation_gate(View z, View logits, View weight, View residual, View mask, int activation, View y, int threads) {
+  const char* op = "relation_gate";
+  RelationGateArgs args{};
+  static_cast<GateArgs&>(args) = gate_args(op, z, logits, weight, mask, threads);
+  if (activation < 0 || activation > static_cast<int>(Activation::Elu)) fail(op, "activation must be 0, 1 or 2");
+  for (const View* view : {&residual, &y}) {
+    if (!*view && view == &residual) continue;
+    require_shape(op, view == &y ? "y" : "residual", *view, {args.nodes, args.targets, args.width});
+    require_dtype(op, "every tensor", *view, args.dtype);
+    require_device(op, "every tensor", *view, z.device);
+  }
+  args.residual = residual.data, args.activation = static_cast<Activation>(activation), args.y = y.data;
+  cpu::advise_huge_pages(y);
+  if (y.numel()) run(op, z.device, args, cpu::relation_gate, FASTGMTL_CUDA(relation_gate));
+}
+
+void relation_gate_backward(View u, View z, View logits, View weight, View mask, View d_z, View d_logits, View d_weight,
+                            View partial, int threads) {
+  const char* op = "relation_gate_backward";
+  RelationGateBackwardArgs args{};
+  static_cast<GateArgs&>(args) = gate_args(op, z, logits, weight, mask, threads);
+  const auto like = [&](const char* what, const View& view, std::initializer_list<int64_t> shape, DType dtype) {
+    require_shape(op, what, view, shape);
+    require_dtype(op, what, view, dtype);
+    require_device(op, what, view, z.device);
+    return view.data;
+  };
+  args.u = like("u", u, {args.nodes, args.targets, args.width}, args.dtype);
+  args.d_z = like("d_z", d_z, {args.nodes, args.relations, args.tasks, args.width}, args.dtype);
+  args.d_logits = like("d_logits", d_logits, {args.nodes, args.relations, args.tasks, args.targets}, args.dtype);
+  if (static_cast<bool>(weight) != static_cast<bool>(d_weight) ||
+      static_cast<bool>(weight) != static_cast<bool>(partial))
+    fail(op, "weight, d_weight and partial must be all there or none");
+  if (weight) {
+    args.d_weight = like("d_weight", d_weight, {args.targets, args.width}, args.dtype);
+    if (partial.rank < 1 || partial.size(0) > args.nodes) fail(op, "partial must have at most a row for each node");
+    args.partial_rows = partial.size(0);
+    args.partial = like("partial", partial, {args.partial_rows, args.targets, args.width},
+                        args.dtype == DType::F64 ? DType::F64 : DType::F32);
+    if (args.partial_rows == 0 && args.nodes > 0) fail(op, "partial must have a row at least");
+  }
+  cpu::advise_huge_pages(d_z);
+  run(op, z.device, args, cpu::relation_gate_backward, FASTGMTL_CUDA(relation_gate_backward));
 }
 
 }  // namespace fastgmtl

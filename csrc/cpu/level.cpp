@@ -68,5 +68,7 @@ void (*const combine[])(const CombineArgs&) = FASTGMTL_TABLE(combine);
 void (*const task_weights[])(const TaskWeightsArgs&) = FASTGMTL_TABLE(task_weights);
 void (*const attention[])(const AttentionArgs&) = FASTGMTL_TABLE(attention);
 void (*const attention_backward[])(const AttentionBackwardArgs&) = FASTGMTL_TABLE(attention_backward);
+void (*const relation_gate[])(const RelationGateArgs&) = FASTGMTL_TABLE(relation_gate);
+void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = FASTGMTL_TABLE(relation_gate_backward);
 
 }  // namespace fastgmtl::cpu

@@ -4,21 +4,24 @@
 
 #include "../contract/attention.h"
 #include "../contract/gram.h"
+#include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
 #include "../contract/task_weights.h"
 
 namespace fastgmtl {
 
 #define FASTGMTL_LEVELS(declare) declare(baseline) declare(avx2) declare(avx512)
-#define FASTGMTL_DECLARE(level)                               \
-  namespace level {                                           \
-  void spmm(const SpmmArgs& args);                            \
-  void sddmm(const SddmmArgs& args);                          \
-  void attention(const AttentionArgs& args);                  \
-  void attention_backward(const AttentionBackwardArgs& args); \
-  void gram(const GramArgs& args);                            \
-  void combine(const CombineArgs& args);                      \
-  void task_weights(const TaskWeightsArgs& args);             \
+#define FASTGMTL_DECLARE(level)                                      \
+  namespace level {                                                  \
+  void spmm(const SpmmArgs& args);                                   \
+  void sddmm(const SddmmArgs& args);                                 \
+  void attention(const AttentionArgs& args);                         \
+  void attention_backward(const AttentionBackwardArgs& args);        \
+  void relation_gate(const RelationGateArgs& args);                  \
+  void relation_gate_backward(const RelationGateBackwardArgs& args); \
+  void gram(const GramArgs& args);                                   \
+  void combine(const CombineArgs& args);                             \
+  void task_weights(const TaskWeightsArgs& args);                    \
   }
 #if defined(__x86_64__)
 FASTGMTL_LEVELS(FASTGMTL_DECLARE)
@@ -44,6 +47,8 @@ extern void (*const combine[])(const CombineArgs&);
 extern void (*const task_weights[])(const TaskWeightsArgs&);
 extern void (*const attention[])(const AttentionArgs&);
 extern void (*const attention_backward[])(const AttentionBackwardArgs&);
+extern void (*const relation_gate[])(const RelationGateArgs&);
+extern void (*const relation_gate_backward[])(const RelationGateBackwardArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

@@ -40,4 +40,15 @@ void for_row_ranges(const int64_t* row_ptr, int64_t rows, int64_t edge_bytes, in
   }
 }
 
+// Calls body(k, begin, end) for `chunks` equal ranges of [0, items), at most one for each item, taken by the threads as
+// they become free. Small problems (`bytes` in all) stay on the calling thread.
+template <class Body>
+void for_chunks(int64_t items, int64_t chunks, int64_t bytes, int threads, const Body& body) {
+  constexpr int64_t kSerial = 1 << 17;
+  const int64_t count = chunks < items ? chunks : items;
+  const auto boundary = [&](int64_t k) { return items / count * k + items % count * k / count; };
+#pragma omp parallel for schedule(dynamic, 1) num_threads(bytes < kSerial ? 1 : threads) if (threads > 1)
+  for (int64_t k = 0; k < count; ++k) body(k, boundary(k), boundary(k + 1));
+}
+
 }  // namespace fastgmtl

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
 
 namespace fastgmtl::cuda {
@@ -12,5 +13,7 @@ void spmm(const SpmmArgs& args, int device);
 void sddmm(const SddmmArgs& args, int device);
 void attention(const AttentionArgs& args, int device);
 void attention_backward(const AttentionBackwardArgs& args, int device);
+void relation_gate(const RelationGateArgs& args, int device);
+void relation_gate_backward(const RelationGateBackwardArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

@@ -4,9 +4,22 @@ from fastgmtl.ops.attention import attention
 from fastgmtl.ops.combine import combine
 from fastgmtl.ops.gcn_norm import gcn_norm
 from fastgmtl.ops.gram import gram
+from fastgmtl.ops.grouped_matmul import grouped_matmul
 from fastgmtl.ops.project import project
+from fastgmtl.ops.relation_gate import relation_gate
 from fastgmtl.ops.rotate import rotate
 from fastgmtl.ops.sddmm import sddmm
 from fastgmtl.ops.spmm import spmm
 
-__all__ = ["attention", "combine", "gcn_norm", "gram", "project", "rotate", "sddmm", "spmm"]
+__all__ = [
+    "attention",
+    "combine",
+    "gcn_norm",
+    "gram",
+    "grouped_matmul",
+    "project",
+    "relation_gate",
+    "rotate",
+    "sddmm",
+    "spmm",
+]

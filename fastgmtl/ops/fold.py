@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -45,3 +46,14 @@ def num_tasks(*pairs: tuple[Any, int | None, int]) -> int:
         if value is not None and rank(value, dim) == with_tasks:
             return value.select(dim, 0).size(1) if dim is not None else value.size(1)
     return 1
+
+
+def each(op: Any, size: int, dims: Any, args: Any) -> Any:
+    """Outputs of a batch of calls of an operator without a graph, one call for each, and their batch axes."""
+    count, found = len(op.tensors), []
+    for i in range(size):
+        one = [v if d is None else v.select(d, i) for v, d in zip(args[:count], dims, strict=True)]
+        found.append(op(None, *one, *args[count:]))
+    if op.num_outputs == 1:
+        return torch.stack(found), 0
+    return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), (0,) * op.num_outputs

@@ -44,7 +44,8 @@ def is_transformed() -> bool:
 class Operator:
     """An operator on a graph, ``tensors`` (some may be None) and ``options`` (plain values).
 
-    A subclass names its arguments and has five functions of ``(graph, *tensors, *options)``:
+    With ``takes_graph = False`` the graph is None, and the first tensor is not. A subclass names its arguments and has
+    five functions of ``(graph, *tensors, *options)``:
 
     * ``kernel(kernels, ...)`` and ``reference(...)``: outputs, as a tensor or a tuple of tensors;
     * ``fake(...)``: empty outputs of the same shapes and dtypes;
@@ -56,6 +57,7 @@ class Operator:
     tensors: tuple[str, ...]
     options: tuple[tuple[str, str], ...]  # (name, schema type)
     num_outputs: int = 1
+    takes_graph: bool = True
     saves_outputs: bool = False  # whether `backward` reads outputs: all but the first, which are not differentiable,
     differentiable_outputs: bool = False  # or all of them, and all are
 
@@ -75,7 +77,7 @@ class Operator:
         self.twin = _functorch_function(self)
         self.library = _library_op(self)
 
-    def __call__(self, graph: Graph, *args: Any) -> Any:
+    def __call__(self, graph: Graph | None, *args: Any) -> Any:
         """Run on ``args`` = tensors then options, through the door that fits them."""
         if is_transformed():
             if _functorch_active() and not torch.compiler.is_compiling():
@@ -95,16 +97,18 @@ class Operator:
         """Of the outputs, those that ``backward`` reads."""
         if not self.saves_outputs:
             return ()
-        return output if self.differentiable_outputs else output[1:]
+        if not self.differentiable_outputs:
+            return output[1:]
+        return output if isinstance(output, tuple) else (output,)
 
-    def run(self, graph: Graph, *args: Any) -> Any:
+    def run(self, graph: Graph | None, *args: Any) -> Any:
         """Outputs of plain tensors, without a gradient.
 
         On CUDA the work is queued on the current stream of the tensors' device, and the host does not wait for it.
         Contiguous copies and workspaces are given back at once: PyTorch's allocator reuses memory in the order of that
         stream. As with any operator, a tensor that was made on another stream needs ``Tensor.record_stream``.
         """
-        kernels = _active.get(graph.device_type)
+        kernels = _active.get(args[0].device.type if graph is None else graph.device_type)
         if kernels is None:
             with torch.no_grad():
                 return self.reference(graph, *args)
@@ -128,7 +132,7 @@ def _eager_function(op: Operator) -> Callable[..., Any]:
     class Eager(torch.autograd.Function):
         # Options come as one tuple: the engine does work for every argument.
         @staticmethod
-        def forward(ctx: Any, graph: Graph, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+        def forward(ctx: Any, graph: Graph | None, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
             out = run(graph, *tensors, *options)
             ctx.graph, ctx.options = graph, options
             ctx.set_materialize_grads(False)
@@ -163,7 +167,7 @@ def _functorch_function(op: Operator) -> Any:
 
     class Functorch(torch.autograd.Function):
         @staticmethod
-        def forward(graph: Graph, *args: Any) -> Any:
+        def forward(graph: Graph | None, *args: Any) -> Any:
             return op.run(graph, *args)
 
         @staticmethod
@@ -182,7 +186,7 @@ def _functorch_function(op: Operator) -> Any:
             return (None, *found, *extra)
 
         @staticmethod
-        def vmap(info: Any, in_dims: tuple[int | None, ...], graph: Graph, *args: Any) -> Any:
+        def vmap(info: Any, in_dims: tuple[int | None, ...], graph: Graph | None, *args: Any) -> Any:
             return op.vmap(info.batch_size, in_dims[1 : count + 1], graph, *args)
 
     Functorch.__name__ = Functorch.__qualname__ = op.name
@@ -196,13 +200,17 @@ _GRAPH = (
 _PARTS = 7
 
 
-def flatten(graph: Graph) -> tuple[Any, ...]:
-    """The arguments that a library op takes for a graph."""
+def flatten(graph: Graph | None) -> tuple[Any, ...]:
+    """The arguments that a library op takes for a graph; none for none."""
+    if graph is None:
+        return ()
     back = graph.t()
     return graph.row_ptr, graph.col, graph.edge_id, back.row_ptr, back.col, back.edge_id, graph.num_src
 
 
-def _unflatten(parts: Sequence[Any]) -> Graph:
+def _unflatten(parts: Sequence[Any]) -> Graph | None:
+    if not parts:
+        return None
     row_ptr, col, edge_id, back_ptr, back_col, back_id, num_src = parts
     graph, back = Graph(row_ptr, col, edge_id, num_src), Graph(back_ptr, back_col, back_id, row_ptr.size(0) - 1)
     graph._lazy["transpose"], back._lazy["transpose"] = back, graph
@@ -214,39 +222,42 @@ def _library_op(op: Operator) -> Callable[..., Any]:
     name, count = f"fastgmtl::{op.name}", len(op.tensors)
     arguments = [f"Tensor? {tensor}" for tensor in op.tensors] + [f"{kind} {option}" for option, kind in op.options]
     result = "Tensor" if op.num_outputs == 1 else "(" + ", ".join(["Tensor"] * op.num_outputs) + ")"
-    schema = f"({_GRAPH}, {', '.join(arguments)}) -> {result}"
+    parts = _PARTS if op.takes_graph else 0
+    if op.takes_graph:
+        arguments.insert(0, _GRAPH)
+    schema = f"({', '.join(arguments)}) -> {result}"
     torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def implementation(*args: Any) -> Any:
         # A subclass that gets here has memory of its own: those that have none answer before this.
         args = tuple(v.as_subclass(Tensor) if isinstance(v, Tensor) and type(v) not in _PLAIN else v for v in args)
-        return op.run(_unflatten(args[:_PARTS]), *args[_PARTS:])
+        return op.run(_unflatten(args[:parts]), *args[parts:])
 
     def fake(*args: Any) -> Any:
-        return op.fake(_unflatten(args[:_PARTS]), *args[_PARTS:])
+        return op.fake(_unflatten(args[:parts]), *args[parts:])
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        parts, args = inputs[:_PARTS], inputs[_PARTS:]
-        ctx.num_src, ctx.options = parts[-1], args[count:]
+        graph, args = inputs[:parts], inputs[parts:]
+        ctx.num_src, ctx.options = graph[-1:], args[count:]
         more = op.outputs_to_save(output)
         if more and not op.differentiable_outputs:
             ctx.mark_non_differentiable(*more)
-        ctx.save_for_backward(*parts[:-1], *args[:count], *more)
+        ctx.save_for_backward(*graph[:-1], *args[:count], *more)
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        parts, saved = ctx.saved_tensors[: _PARTS - 1], ctx.saved_tensors[_PARTS - 1 :]
-        graph = _unflatten((*parts, ctx.num_src))
-        needs = ctx.needs_input_grad[_PARTS : _PARTS + count]
+        pattern, saved = ctx.saved_tensors[: max(0, parts - 1)], ctx.saved_tensors[max(0, parts - 1) :]
+        graph = _unflatten((*pattern, *ctx.num_src))
+        needs = ctx.needs_input_grad[parts : parts + count]
         found = op.backward(lambda o: o.library, needs, grads, saved[count:], graph, *saved[:count], *ctx.options)
-        return (*[None] * _PARTS, *found, *[None] * len(op.options))
+        return (*[None] * parts, *found, *[None] * len(op.options))
 
     torch.library.impl(name, ("CPU", "CUDA"), implementation)
     torch.library.register_fake(name, fake)
     torch.library.register_autograd(name, backward, setup_context=setup_context)
     packet = getattr(torch.ops.fastgmtl, op.name).default
 
-    def through_library(graph: Graph, *args: Any) -> Any:
+    def through_library(graph: Graph | None, *args: Any) -> Any:
         return packet(*flatten(graph), *args)
 
     return through_library

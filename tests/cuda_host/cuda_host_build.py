@@ -107,7 +107,16 @@ class Host:
     def __init__(self, library: Path) -> None:
         self.path = library
         self._library = ctypes.CDLL(str(library))
-        for name in ("spmm", "sddmm", "fault", "launch", "guard", "workspace"):
+        for name in (
+            "spmm",
+            "sddmm",
+            "relation_gate",
+            "relation_gate_backward",
+            "fault",
+            "launch",
+            "guard",
+            "workspace",
+        ):
             getattr(self._library, f"cuda_host_{name}").restype = ctypes.c_char_p
         self.workspaces()
 
@@ -157,6 +166,23 @@ class Host:
     ) -> None:
         head = [*pattern.views(), _view(a), _view(b), _view(w), _view(scale), int(scale_of_cols), _view(arg), arg_of]
         self._call("cuda_host_sddmm", *head, _view(y), _view(out))
+
+    def relation_gate(
+        self,
+        z: Tensor,
+        logits: Tensor,
+        weight: Tensor | None,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        activation: int,
+        y: Tensor,
+    ) -> None:
+        head = [_view(v) for v in (z, logits, weight, residual, mask)]
+        self._call("cuda_host_relation_gate", *head, activation, _view(y))
+
+    def relation_gate_backward(self, *tensors: Tensor | None) -> None:
+        """u, z, logits, weight, mask; d_z, d_logits, d_weight, partial."""
+        self._call("cuda_host_relation_gate_backward", *map(_view, tensors))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
+#include "contract/relation_gate.h"
 #include "contract/sddmm.h"
 #include "contract/workspace.h"
 #include "cpu/level.h"
@@ -14,6 +15,8 @@ void (*const spmm[])(const SpmmArgs&) = {nullptr};
 void (*const sddmm[])(const SddmmArgs&) = {nullptr};
 void (*const attention[])(const AttentionArgs&) = {nullptr};
 void (*const attention_backward[])(const AttentionBackwardArgs&) = {nullptr};
+void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
+void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
 }  // namespace fastgmtl::cpu
 
 namespace {
@@ -125,6 +128,28 @@ const char* cuda_host_sddmm(const Tensor* row_ptr, const Tensor* col, const Tens
     fastgmtl::spmm_backward(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("a", *a), call.view("b", *b),
                             call.view("w", *w), call.view("scale", *scale), scale_of_cols, call.view("arg", *arg),
                             arg_of, call.view("y", *y, true), call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_relation_gate(const Tensor* z, const Tensor* logits, const Tensor* weight, const Tensor* residual,
+                                    const Tensor* mask, int activation, const Tensor* y) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::relation_gate(call.view("z", *z), call.view("logits", *logits), call.view("weight", *weight),
+                            call.view("residual", *residual), call.view("mask", *mask), activation,
+                            call.view("y", *y, true), 1);
+  });
+}
+
+const char* cuda_host_relation_gate_backward(const Tensor* u, const Tensor* z, const Tensor* logits,
+                                             const Tensor* weight, const Tensor* mask, const Tensor* d_z,
+                                             const Tensor* d_logits, const Tensor* d_weight, const Tensor* partial) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::relation_gate_backward(call.view("u", *u), call.view("z", *z), call.view("logits", *logits),
+                                     call.view("weight", *weight), call.view("mask", *mask),
+                                     call.view("d_z", *d_z, true), call.view("d_logits", *d_logits, true),
+                                     call.view("d_weight", *d_weight, true), call.view("partial", *partial, true), 1);
   });
 }
 

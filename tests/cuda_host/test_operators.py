@@ -326,6 +326,14 @@ def test_every_kernel_has_run(host: Host) -> None:
         options = {"arg": args_for(p, ROWS, tasks * width), "arg_of": ROWS}
         check_sum(host, p, x, w, tasks, width, True, **options)
         check_dots(host, p, g, x, tasks, None, False, **options)
+    # Few gates and many: both sizes of shared memory.
+    for dtype, width, (relations, targets) in product(DTYPES, (8, 5), ((1, 2), (12, 30))):
+        z, logits = (randn(2, relations, 2, n, dtype=dtype) for n in (width, targets))
+        w, u = randn(targets, width, dtype=dtype), randn(2, targets, width, dtype=dtype)
+        host.relation_gate(z, logits, w, u, None, 2, torch.zeros_like(u))
+        partial = torch.zeros(1, targets, width, dtype=acc(dtype))
+        out = [torch.zeros_like(v) for v in (z, logits, w)]
+        host.relation_gate_backward(u, z, logits, w, None, *out, partial)
     known, executed = host.kernels()
     assert len(known) >= 60
     assert not sorted(known - executed)

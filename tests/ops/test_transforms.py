@@ -16,7 +16,12 @@ from fastgmtl import Graph, ops
 from fastgmtl.ops.operator import flatten
 
 pytestmark = pytest.mark.usefixtures("kernels")
-OPERATORS = [n for n in FEW if "_op-" in n] + ["spmm_op-n-x2-wnone", "extreme_op-max-x2-wET", "extreme_op-min-x3-wE"]
+OPERATORS = [n for n in FEW if "_op-" in n] + [
+    "spmm_op-n-x2-wnone",
+    "extreme_op-max-x2-wET",
+    "extreme_op-min-x3-wE",
+    "relation_gate_backward_op-w-mask",
+]
 # Compiling takes a second: one call for each kernel and each kind of gradient.
 COMPILED = (
     "spmm-sum-x2-wET",
@@ -31,6 +36,8 @@ COMPILED = (
     "attention-query-tasks",
     "attention-weights",
     "attention_backward_op-drop-logits-31",
+    "relation_gate-w-res-elu",
+    "relation_gate-w-relu-mask",
 )
 
 
