@@ -1,11 +1,22 @@
 """Methods of graph multi-task learning, and the one loop that trains them."""
 
 from fastgmtl.methods.baseline import constant_score
+from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
+from fastgmtl.methods.hgb import SharedHGB, SingleHGB
 from fastgmtl.methods.panel import Panel
 from fastgmtl.methods.shared import Shared
+from fastgmtl.methods.struchis import StrucHIS
 from fastgmtl.methods.training import Best, Diverged, Epoch, Method, TrainConfig, Trainer
 
-METHODS: dict[str, type[Method]] = {"shared": Shared}
+METHODS: dict[str, type[Method]] = {
+    "shared": Shared,
+    "struchis": StrucHIS,
+    "single-hgb": SingleHGB,
+    "shared-hgb": SharedHGB,
+    "mmoe": MMoE,
+    "ple": PLE,
+    "multisfs": MultiSFS,
+}
 
 __all__ = [
     "METHODS",
@@ -15,6 +26,7 @@ __all__ = [
     "Method",
     "Panel",
     "Shared",
+    "StrucHIS",
     "TrainConfig",
     "Trainer",
     "constant_score",

@@ -1,10 +1,25 @@
 """Layers with PyTorch Geometric's signatures, and their multi-task forms (``num_tasks=T``)."""
 
+from fastgmtl.nn.experts import PLE, MMoE, SharedBottom
 from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
 from fastgmtl.nn.sage_conv import SAGEConv
+from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
+from fastgmtl.nn.struchis_layer import StrucHISLayer
 
-__all__ = ["GCNConv", "GINConv", "GraphConv", "Linear", "MoleculeEncoder", "SAGEConv"]
+__all__ = [
+    "PLE",
+    "GCNConv",
+    "GINConv",
+    "GraphConv",
+    "Linear",
+    "MMoE",
+    "MoleculeEncoder",
+    "SAGEConv",
+    "SharedBottom",
+    "SimpleHGNConv",
+    "StrucHISLayer",
+]

@@ -12,6 +12,8 @@ from compare import case, close, weighted
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
 
+from fastgmtl import ops
+
 pytestmark = pytest.mark.usefixtures("kernels")
 
 SHAPES = [n for n in PATTERNS if n not in ("typical", "empty", "no_edges", "no_sources", "no_destinations")]
@@ -159,6 +161,6 @@ def test_a_graph_first_used_in_inference_mode_can_be_trained_on_later() -> None:
     x = torch.randn(graph.num_src, 2)
     for reduce in cases.REDUCTIONS:
         with torch.inference_mode():
-            cases.ops.spmm(graph, x, None, reduce)
-        cases.ops.spmm(graph, x.requires_grad_(), None, reduce).sum().backward()
+            ops.spmm(graph, x, None, reduce)
+        ops.spmm(graph, x.requires_grad_(), None, reduce).sum().backward()
     assert x.grad is not None
