@@ -101,7 +101,7 @@ __device__ __forceinline__ bool range_of(const Split& split, const int64_t* row_
 }
 
 // Number of edges up to which a row is one group's work: large graphs can afford longer ones.
-inline int piece_length(int64_t edges) {
+constexpr int piece_length(int64_t edges) {
   int length = 64;
   while (length < 512 && edges / length > 16384) length *= 2;
   return length;
@@ -141,7 +141,7 @@ void combine(DType dtype, const Combine& job, void* stream);
 // ------------------------------------------------------------------------------------------------------ geometry
 
 // Lanes of a group that has to cover `vectors` vectors.
-inline int log_lanes_for(int64_t vectors, int least) {
+constexpr int log_lanes_for(int64_t vectors, int least) {
   int log = least;
   while (log < 5 && (int64_t{1} << log) < vectors) ++log;
   return log;
@@ -154,7 +154,7 @@ inline bool aligned16(std::initializer_list<const void*> pointers) {
 }
 
 // Blocks for all pieces and rows.
-inline int64_t blocks_for(const Split& split, int64_t rows, int log_lanes) {
+constexpr int64_t blocks_for(const Split& split, int64_t rows, int log_lanes) {
   return ceil_div(split.pieces + rows, kBlock >> log_lanes);
 }
 

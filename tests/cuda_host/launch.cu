@@ -1,16 +1,27 @@
-// What csrc/cuda/launch.cuh does without any operator, for test_launch.py. A call returns null, or what went wrong.
+// What csrc/cuda/launch.cuh and the geometry in split.cuh do without any operator, for test_launch.py. A call returns
+// null, or what went wrong.
 #include <algorithm>
 
-#include "cuda/launch.cuh"
+#include "cuda/split.cuh"
 
 namespace {
 
+using fastgmtl::cuda::blocks_for;
 using fastgmtl::cuda::ceil_div;
 using fastgmtl::cuda::kBlock;
+using fastgmtl::cuda::log_lanes_for;
+using fastgmtl::cuda::piece_length;
 
 static_assert(ceil_div(0, 4) == 0 && ceil_div(1, 4) == 1 && ceil_div(4, 4) == 1 && ceil_div(5, 4) == 2,
               "no block idles");
 static_assert(kBlock % 32 == 0, "groups of lanes lie in one warp");
+// As few lanes as cover a row, as few blocks as hold the groups, pieces of 64 edges up to a million, of 512 at most.
+static_assert(log_lanes_for(16, 0) == 4 && log_lanes_for(17, 0) == 5 && log_lanes_for(99, 0) == 5);
+static_assert(log_lanes_for(1, 2) == 2 && log_lanes_for(0, 0) == 0);
+static_assert(blocks_for({}, kBlock, 0) == 1 && blocks_for({}, kBlock / 32 + 1, 5) == 2);
+static_assert(blocks_for({nullptr, kBlock, 64}, 1, 0) == 2);
+static_assert(piece_length(0) == 64 && piece_length(64 * 16384) == 64 && piece_length(65 * 16384) == 128);
+static_assert(piece_length(20000000) == 512 && piece_length(int64_t{1} << 40) == 512);
 
 struct Visits {
   int* of_block;  // [tiles, blocks]; null: stop at once
