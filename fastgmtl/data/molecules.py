@@ -172,6 +172,7 @@ def _check(path: Path, arrays: dict[str, Array]) -> None:
         ptr = arrays[key].astype(np.int64)
         fits = ptr.size == count + 1 and ptr[0] == 0 and ptr[-1] == total and (np.diff(ptr) >= 0).all()
         require(path, fits, f"{key} must rise from 0 to {total} in {count + 1} steps")
+    require(path, (np.diff(arrays["atom_ptr"].astype(np.int64)) > 0).all(), "a molecule has no atom")
     require(path, arrays["scaffold_split"].shape == (count,), f"scaffold_split must have {count} entries")
     require(path, len(arrays["tasks"]) == arrays["y"].shape[1], "tasks must name the columns of y")
     check_range(path, "atoms", atom[:, 0], 0, ELEMENTS)

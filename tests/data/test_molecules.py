@@ -139,6 +139,7 @@ def test_roc_auc_is_over_labelled_entries_and_labels_with_both_classes() -> None
         ({"y": None}, "array y is missing"),
         ({"atom": ARRAYS["atom"][:, :1]}, "atom must have 2 columns, got 1"),
         ({"atom_ptr": np.array([0, 3, 6, 7, 9])}, "atom_ptr must rise from 0 to 10 in 5 steps"),
+        ({"atom_ptr": np.array([0, 3, 7, 7, 10])}, "a molecule has no atom"),
         ({"bond_ptr": np.array([0, 4, 2, 4, 6])}, "bond_ptr must rise from 0 to 6 in 5 steps"),
         ({"bond_attr": ARRAYS["bond_attr"][1:]}, "6 bonds but 5 bond_attr"),
         ({"bond": ARRAYS["bond"] + 1}, "a bond joins an atom that its molecule does not have"),

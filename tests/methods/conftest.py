@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fastgmtl import Graph
 from fastgmtl.data import Dataset, Task, TaskSet
+from fastgmtl.data.molecules import Molecules, molecules
 from fastgmtl.data.tasks import NegativeSampler
 
 GRAPHS, SIZE = 12, 8
@@ -78,3 +82,41 @@ def make_mixed() -> Callable[..., Dataset]:
 @pytest.fixture
 def mixed() -> Dataset:
     return _make()
+
+
+def _molecules(count: int, seed: int = 0) -> Molecules:
+    """Chains of up to 14 atoms, some closed to rings, of carbon, nitrogen and oxygen; labels: has nitrogen, has a ring.
+
+    One label in five is missing.
+    """
+    draw = np.random.default_rng(seed)
+    size = draw.integers(1, 15, count)
+    size[:2] = 12, 1
+    ring = (draw.random(count) < 0.4) & (size > 2)
+    atom = np.stack([draw.choice([5, 5, 5, 6, 7], size.sum()), draw.integers(0, 3, size.sum())], 1)
+    bonds = [
+        [(k, k + 1) for k in range(n - 1)] + ([(int(n) - 1, 0)] if closed else [])
+        for n, closed in zip(size, ring, strict=True)
+    ]
+    flat = np.array([pair for molecule in bonds for pair in molecule], np.int64).reshape(-1, 2)
+    ptr = np.r_[0, size.cumsum()]
+    nitrogen = [bool((atom[a:b, 0] == 6).any()) for a, b in itertools.pairwise(ptr)]
+    y = np.stack([nitrogen, ring], 1).astype(np.float32)
+    y[draw.random(y.shape) < 0.2] = np.nan
+    arrays = {
+        "atom": atom,
+        "bond": flat,
+        "bond_attr": np.stack([draw.integers(0, 4, len(flat)), draw.integers(0, 3, len(flat))], 1),
+        "atom_ptr": ptr,
+        "bond_ptr": np.r_[0, np.cumsum([len(b) for b in bonds])],
+        "y": y,
+        "scaffold_split": np.r_[0, 0, draw.choice(3, count - 2, p=[0.7, 0.15, 0.15])],
+        "tasks": np.array(["nitrogen", "ring"]),
+    }
+    return molecules(Path("some.npz"), "some", arrays)
+
+
+@pytest.fixture
+def make_molecules() -> Callable[..., Molecules]:
+    """Molecules without chemistry: ``count`` of them."""
+    return _molecules
