@@ -119,3 +119,47 @@ def test_four_tasks(benchmark: Any, settings: Settings, size: str, threads: int)
     case = Case("layers", "GCNConv, shared input", "train step", threads, *shape)
     floors = Floors(None, spmm_gather(graph, CHANNELS, "fwdbwd", threads), 4 * graph.num_dst * CHANNELS * tasks)
     settings.measure(benchmark, case, providers, floors)
+
+
+@pytest.mark.parametrize(
+    ("size", "threads", "relations"),
+    cases(
+        ("small", "big"), (1, 2), (4, 64), quick=lambda size, threads, r: size == "small" and threads == 1 and r == 4
+    ),
+)
+def test_relations(benchmark: Any, settings: Settings, size: str, threads: int, relations: int) -> None:
+    """RGCNConv: types drawn uniformly, so with 64 of them nearly every edge is alone in its (node, relation)."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    graph, edges = graphs.graph(size), graphs.edges(size)
+    kinds = torch.randint(relations, (edges.size(1),), generator=torch.Generator().manual_seed(0))
+    conv = ours.RGCNConv(CHANNELS, CHANNELS, relations)
+    x = graphs.random(graph.num_src, CHANNELS).requires_grad_()
+    grad = graphs.random(graph.num_dst, CHANNELS, seed=1)
+
+    def step(layer: nn.Module) -> Callable[[], Any]:
+        def run() -> tuple[Tensor, ...]:
+            out = layer(x, edges, kinds)
+            return (out, *torch.autograd.grad(out, [x, *layer.parameters()], grad))
+
+        return run
+
+    providers: dict[str, Provider | str] = {OURS: Provider(step(conv))}
+    try:
+        need("torch_geometric")
+        import torch_geometric.nn as pyg
+
+        peer = pyg.RGCNConv(CHANNELS, CHANNELS, relations)
+        peer.load_state_dict(conv.state_dict())
+        wanted = step(peer)()
+        providers = {
+            OURS: Provider(step(conv), lambda result: difference(result, wanted)),
+            "PyG, edge_index": Provider(step(peer)),
+        }
+    except Absent as reason:
+        providers["PyG, edge_index"] = str(reason)
+    case = Case(
+        "layers", f"RGCNConv, {relations} relations", "train step", threads, graph.num_dst, graph.num_edges, CHANNELS
+    )
+    floors = Floors(None, spmm_gather(graph, CHANNELS, "fwdbwd", threads), 4 * graph.num_dst * CHANNELS)
+    settings.measure(benchmark, case, providers, floors)

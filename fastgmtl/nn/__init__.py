@@ -6,6 +6,7 @@ from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
+from fastgmtl.nn.rgcn_conv import RGCNConv
 from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
 from fastgmtl.nn.struchis_layer import StrucHISLayer
@@ -18,6 +19,7 @@ __all__ = [
     "Linear",
     "MMoE",
     "MoleculeEncoder",
+    "RGCNConv",
     "SAGEConv",
     "SharedBottom",
     "SimpleHGNConv",
