@@ -59,7 +59,7 @@ class MMoE(Heads):
 
 
 class PLE(Heads):
-    """Levels of Simple-HGN layers as experts of the tasks and of all.
+    """Levels of Simple-HGN layers as experts: one of each task's own, and shared ones.
 
     Source: see :class:`fastgmtl.nn.PLE`.
     """
@@ -68,18 +68,10 @@ class PLE(Heads):
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
         super().__init__(dataset, config.hidden, generator)
-        self.config, tasks = config, len(dataset.tasks)
+        tasks = len(dataset.tasks)
         self.input = TypedInput(dataset, config.hidden)
-        self.levels = nn.ModuleList(
-            layers.PLE(
-                hgb.conv(dataset, config, tasks + config.experts),
-                config.hidden,
-                tasks,
-                shared=config.experts,
-                last=level == config.layers - 1,
-            )
-            for level in range(config.layers)
-        )
+        levels = [_Level(dataset, config, tasks + config.experts) for _ in range(config.layers)]
+        self.extraction = layers.PLE(levels, [config.hidden] * config.layers, tasks, 1, config.experts)
 
     @classmethod
     def build(cls, dataset: Dataset, config: Config, generator: torch.Generator) -> Self:
@@ -87,11 +79,21 @@ class PLE(Heads):
         return cls(dataset, config, generator).to(dataset.x.device)
 
     def embed(self, batch: Dataset) -> Mapping[str, Tensor]:
-        """A task's branch after the last level."""
-        h, kinds = self.input(batch), edge_types(batch)[0]
-        for level in self.levels:
-            h = F.elu(level(F.dropout(h, self.config.dropout, self.training), batch.graph, kinds))
+        """A task's state after the last level."""
+        h = self.extraction(self.input(batch), batch)
         return {name: h[:, t] for t, name in enumerate(batch.tasks)}
+
+
+class _Level(nn.Module):
+    """One Simple-HGN layer of S sets of weights, with dropout before and elu after it."""
+
+    def __init__(self, dataset: Dataset, config: Config, sets: int) -> None:
+        super().__init__()
+        self.conv, self.dropout = hgb.conv(dataset, config, sets), config.dropout
+
+    def forward(self, h: Tensor, batch: Dataset) -> Tensor:
+        out = self.conv(F.dropout(h, self.dropout, self.training), batch.graph, edge_types(batch)[0])
+        return F.elu(out)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Layers with PyTorch Geometric's signatures, and their multi-task forms (``num_tasks=T``)."""
 
-from fastgmtl.nn.experts import PLE, MMoE, SharedBottom
+from fastgmtl.nn.experts import PLE, Experts, MMoE, MultiSFS, SharedBottom
 from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
@@ -13,12 +13,14 @@ from fastgmtl.nn.struchis_layer import StrucHISLayer
 
 __all__ = [
     "PLE",
+    "Experts",
     "GCNConv",
     "GINConv",
     "GraphConv",
     "Linear",
     "MMoE",
     "MoleculeEncoder",
+    "MultiSFS",
     "RGCNConv",
     "SAGEConv",
     "SharedBottom",
