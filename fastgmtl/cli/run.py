@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from fastgmtl.cli import checkpoint, heatmap, picture, report
+from fastgmtl.cli import checkpoint, heatmap, picture, plot, report
 from fastgmtl.cli.errors import CliError
 from fastgmtl.cli.folder import History, Logs, write_json
 from fastgmtl.cli.machine import machine
@@ -124,6 +124,8 @@ class Run:
         report.write(self.path, result, self.description, again(self.plan, self.path))
         for name, panels in self.trainer.panels_best().items():
             heatmap.write(self.path, name, f"{self.title}: {name}", panels)
+        for name, plots in self.trainer.plots_best().items():
+            plot.write(self.path, name, f"{self.title}: {name}", plots)
         self.logs.event("end", **result)
         return result
 

@@ -3,7 +3,9 @@
 from fastgmtl.methods.baseline import constant_score
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
-from fastgmtl.methods.panel import Panel
+from fastgmtl.methods.panel import Panel, Plot
+from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
+from fastgmtl.methods.same.method import ESame, ISame, SameConcurrent
 from fastgmtl.methods.shared import Shared
 from fastgmtl.methods.struchis import StrucHIS
 from fastgmtl.methods.training import Best, Diverged, Epoch, Method, TrainConfig, Trainer
@@ -16,6 +18,12 @@ METHODS: dict[str, type[Method]] = {
     "mmoe": MMoE,
     "ple": PLE,
     "multisfs": MultiSFS,
+    "isame": ISame,
+    "esame": ESame,
+    "same-concurrent": SameConcurrent,
+    "single": Single,
+    "classical": Classical,
+    "finetune-multi": FinetuneMulti,
 }
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "Epoch",
     "Method",
     "Panel",
+    "Plot",
     "Shared",
     "StrucHIS",
     "TrainConfig",

@@ -1,4 +1,4 @@
-"""What a method has learned, as tables of numbers that can be drawn."""
+"""What a method has learned, as numbers that can be drawn."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ class Panel:
     value_label: str
     low: float = 0.0
     high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Points (x, y) of named series, ``joined`` by lines or not. Names and labels say what they are."""
+
+    title: str
+    series: dict[str, list[tuple[float, float]]]
+    x_label: str
+    y_label: str
+    joined: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgmtl.data import Dataset
-from fastgmtl.methods.panel import Panel
+from fastgmtl.methods.panel import Panel, Plot
 
 if TYPE_CHECKING:
     from typing import Self
@@ -38,19 +38,21 @@ class TrainConfig:
     """What the loop itself needs to know; the Config of a method extends it.
 
     epochs: most passes over the data. patience: stop after so many epochs without a better mean val score.
-    lr, weight_decay: those of AdamW.
+    lr, weight_decay: those of AdamW. evaluate_every: val scores after every so many epochs and after the last one.
     """
 
     epochs: int = 300
     patience: int = 60
     lr: float = 0.01
     weight_decay: float = 1e-4
+    evaluate_every: int = 1
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.patience >= 1, "patience", "at least 1", self.patience)
         require(0 < self.lr < math.inf, "lr", "positive", self.lr)
         require(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more", self.weight_decay)
+        require(self.evaluate_every >= 1, "evaluate_every", "at least 1", self.evaluate_every)
 
 
 class Method(nn.Module, ABC):
@@ -67,12 +69,12 @@ class Method(nn.Module, ABC):
     def build(cls, dataset: Dataset, config: Any, generator: torch.Generator) -> Self:
         """The method with fresh weights, on the data set's device. Raises ValueError if it does not fit the data."""
 
-    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterator[Dataset]:
+    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterable[Any]:
         """What one epoch steps over, at least one batch: here the whole data set. ``generator`` is the one of build."""
         yield dataset
 
     @abstractmethod
-    def step(self, batch: Dataset) -> dict[str, Tensor]:
+    def step(self, batch: Any) -> dict[str, Tensor]:
         """The mean training loss of each task over the batch, differentiable; 0 for a task without labels.
 
         A method may have losses besides, by names that are no task's.
@@ -84,6 +86,10 @@ class Method(nn.Module, ABC):
 
     def panels(self, batch: Dataset) -> Mapping[str, Sequence[Panel]]:
         """What there is to see of the weights, by the name of the picture. Called as :meth:`evaluate` is."""
+        return {}
+
+    def plots(self, batch: Dataset) -> Mapping[str, Sequence[Plot]]:
+        """Curves and points that there are to see, by the name of the picture. Called as :meth:`evaluate` is."""
         return {}
 
     def improves(self, epoch: Epoch, best: Best) -> bool:
@@ -101,6 +107,7 @@ class Epoch:
 
     epoch: from 1. loss: mean training loss by task, NaN for a task without training labels. score: val metric by task.
     rank: what early stopping compares: the mean of the scores, mae counted negative. best: whether it is the best yet.
+    Scores of an epoch after which none are taken (``evaluate_every``) and their rank are NaN.
     """
 
     epoch: int
@@ -164,10 +171,12 @@ class Trainer:
             self.method.train()
             steps = [self._step(batch) for batch in self.method.batches(self.dataset, self._random.generator)]
         self.epoch += 1
-        score = self.evaluate("val")
+        due = self.epoch % self.config.evaluate_every == 0 or self.epoch >= self.config.epochs
+        score = self.evaluate("val") if due else dict.fromkeys(self.dataset.tasks, math.nan)
         rank = self._rank(score)
-        mean = {k: sum(step[k] for step in steps) / len(steps) for k in steps[0]}
-        loss = {k: v if self.train_counts.get(k, 1) else math.nan for k, v in mean.items()}
+        names = dict.fromkeys([*self.dataset.tasks, *(name for step in steps for name in step)])
+        seen = {name: [step[name] for step in steps if name in step] for name in names}
+        loss = {k: sum(v) / len(v) if v and self.train_counts.get(k, 1) else math.nan for k, v in seen.items()}
         epoch = Epoch(self.epoch, loss, score, rank, False, time.perf_counter() - start)
         better = self.best is None or math.isnan(self.best.rank) or self.method.improves(epoch, self.best)
         self.stale = 0 if better else self.stale + 1
@@ -191,6 +200,10 @@ class Trainer:
     def evaluate_best(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the best weights; the present ones stay."""
         return self._at_best(lambda: self.evaluate(split))
+
+    def plots_best(self) -> Mapping[str, Sequence[Plot]]:
+        """Curves and points of the best weights; the present ones stay."""
+        return self._at_best(lambda: self._looking(lambda: self.method.plots(self.dataset)))
 
     def panels_best(self) -> Mapping[str, Sequence[Panel]]:
         """What there is to see of the best weights; the present ones stay."""

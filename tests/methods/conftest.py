@@ -15,6 +15,7 @@ from torch import Tensor
 from fastgmtl import Graph
 from fastgmtl.data import Dataset, Task, TaskSet
 from fastgmtl.data.molecules import Molecules, molecules
+from fastgmtl.data.splits import both_ways, link_task, random_split
 from fastgmtl.data.tasks import NegativeSampler
 
 GRAPHS, SIZE = 12, 8
@@ -120,3 +121,32 @@ def _molecules(count: int, seed: int = 0) -> Molecules:
 def make_molecules() -> Callable[..., Molecules]:
     """Molecules without chemistry: ``count`` of them."""
     return _molecules
+
+
+def _small_graphs(count: int = 40, seed: int = 3, dtype: torch.dtype = torch.float32) -> Dataset:
+    """Graphs of 9 to 16 nodes whose classes can be learned: of graphs by their chords, of nodes by their features."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(9, 17, (count,), generator=generator)
+    owner = torch.arange(count).repeat_interleave(sizes)
+    ptr = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
+    kind = torch.randint(2, (count,), generator=generator)
+    total = int(ptr[-1])
+    here = torch.arange(total) - ptr[owner]
+    steps = (torch.ones(count, dtype=torch.int64), torch.where(kind > 0, 3, 1))
+    pairs = [torch.stack((torch.arange(total), ptr[owner] + (here + step[owner]) % sizes[owner])) for step in steps]
+    link, graph = link_task(both_ways(torch.cat(pairs, 1)), total, seed, ptr)
+    x = torch.randn(total, 6, generator=generator)
+    by_graph = random_split(count, (0.6, 0.2), seed)
+    by_node = {name: mask[owner] for name, mask in by_graph.items()}
+    tasks = [
+        Task("graph_class", "class", "graph", kind, by_graph, "accuracy", num_outputs=2),
+        Task("node_class", "class", "node", x[:, :3].argmax(1), by_node, "accuracy", num_outputs=3),
+        link,
+    ]
+    return Dataset("small_graphs", graph, x.to(dtype), TaskSet(tasks), node_graph=owner, num_graphs=count)
+
+
+@pytest.fixture
+def small_graphs() -> Callable[..., Dataset]:
+    """Many small graphs with graph class, node class and link tasks, as SAME has them."""
+    return _small_graphs
