@@ -123,7 +123,8 @@ class SimpleHGNConv(Conv):
             weight = None if weight is None else (1 - self.beta) * weight + self.beta * attention_before
         out = out.flatten(-2)
         if self.residual:
-            out = out + (x if self.res is None else self.res(x))
+            kept = x if self.res is None else self.res(x)
+            out = out + (kept.unsqueeze(1) if kept.dim() < out.dim() else kept)
         return out if weight is None else (out, weight)
 
     def scores_of_types(self) -> Tensor:
