@@ -19,6 +19,7 @@ from fastgmtl.methods.panel import Panel
 from fastgmtl.methods.training import Best, Epoch, TrainConfig, require
 from fastgmtl.methods.typed import TypedInput
 from fastgmtl.nn import StrucHISLayer
+from fastgmtl.nn.struchis_layer import dropped
 from fastgmtl.ops import attention
 
 if TYPE_CHECKING:
@@ -94,13 +95,12 @@ class AttentionHead(nn.Module):
     def forward(self, task: Task, h: Tensor, batch: Dataset) -> Tensor:
         """Logits [N_type, C]; as released of length 1, for classes. Regression: in units of the target."""
         assert batch.hetero is not None
-        drop = self.config.dropout
+        drop = self.config.dropout if self.training else 0.0
         rows, packed = batch.hetero.rows(task.node_type), batch.hetero.packed(task.node_type)
         out = self.res(h[rows])
         if packed.num_relations:
             weight = self.weight[task.node_type]
-            value = F.dropout(h, drop, self.training) @ weight.t()
-            centre = F.dropout(h[rows], drop, self.training) @ weight.t()
+            value, centre = (dropped(v, drop) @ weight.t() for v in (h, h[rows]))
             of_relation = self.relation[list(packed.relation_ids)] @ self.weight_relation @ self.att_relation
             found = attention(
                 packed.by_node(),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
+from torch.utils.checkpoint import checkpoint
 
 from fastgmtl.hetero import HeteroGraph, Packed, Relation
 from fastgmtl.nn.linear import Linear, check_num_tasks
@@ -134,29 +135,48 @@ class StrucHISLayer(nn.Module):
         if h.shape != (total, self.num_tasks, self.channels):
             wanted = [total, self.num_tasks, self.channels]
             raise ValueError(f"StrucHISLayer: h must have shape [N, T, d] = {wanted}, got {list(h.shape)}")
-        residual = None if self.res is None else self.res(h)
-        return torch.cat([self._centre(i, h, residual, graph) for i in range(len(self.node_types))])
+        # As released, every table of a node type and of its neighbours has a mask of its own.
+        dropped = self._dropped(h) if self.variant == "as_described" else None
+        return torch.cat([self._centre(i, h, dropped, graph) for i in range(len(self.node_types))])
 
-    def _centre(self, number: int, h: Tensor, residual: Tensor | None, graph: HeteroGraph) -> Tensor:
+    def _dropped(self, h: Tensor) -> Tensor:
+        return dropped(h, self.dropout if self.training else 0.0)
+
+    def _centre(self, number: int, h: Tensor, dropped: Tensor | None, graph: HeteroGraph) -> Tensor:
         name = self.node_types[number]
         rows, packed = graph.rows(name), graph.packed(name)
-        kept = None if residual is None else residual[rows]
         if not packed.num_relations:
-            return torch.zeros_like(h[rows]) if kept is None else F.elu(kept)
-        dropped = F.dropout(h[rows], self.dropout, self.training)
-        z = self.aggregate(number, dropped, F.dropout(h, self.dropout, self.training), packed)
+            return torch.zeros_like(h[rows]) if self.res is None else F.elu(self.res(h[rows]))
+        centre, tail = (self._dropped(h[rows]), self._dropped(h)) if dropped is None else (dropped[rows], dropped)
+        y = self._sums(number, centre, tail, packed)
+
+        def mixed(y: Tensor, weight: Tensor, h: Tensor, centre: Tensor) -> Tensor:
+            kept = None if self.res is None else self.res(h)
+            logits = None if self.sharing == "none" else self.gate_logits(name, h, centre)
+            return self._mixed(_by_task(y, weight, packed), logits, kept)
+
+        # What is mixed, and by which gates, is larger than y and cheap to make again, so backward does.
+        out: Tensor = checkpoint(
+            mixed, y, self.weight[number], h[rows], centre, use_reentrant=False, preserve_rng_state=False
+        )
+        return out
+
+    def _mixed(self, z: Tensor, logits: Tensor | None, kept: Tensor | None) -> Tensor:
         if self.sharing == "relation":
-            return relation_gate(z, self.gate_logits(name, h[rows], dropped), self.att_out, kept, activation="elu")
+            assert logits is not None
+            return relation_gate(z, logits, self.att_out, kept, activation="elu")
         share = torch.einsum("nrtd,td->nrt", z, self.att_out).softmax(1)
         out = torch.einsum("nrt,nrtd->ntd", share, z)
-        if self.sharing == "layer":
-            return relation_gate(
-                out.unsqueeze(1), self.gate_logits(name, h[rows], dropped), None, kept, activation="elu"
-            )
+        if logits is not None:
+            return relation_gate(out.unsqueeze(1), logits, None, kept, activation="elu")
         return F.elu(out if kept is None else out + kept)
 
     def aggregate(self, number: int, centre: Tensor, tail: Tensor, packed: Packed) -> Tensor:
         """z [N_type, R, T, d] of node type ``number``, from dropped embeddings of its nodes and of all nodes."""
+        return _by_task(self._sums(number, centre, tail, packed), self.weight[number], packed)
+
+    def _sums(self, number: int, centre: Tensor, tail: Tensor, packed: Packed) -> Tensor:
+        """[N_type R, T, d]: what z is before W."""
         weight = self.weight[number]
         # a . W x = (W' a) . x, and W commutes with the sum over neighbours: x is gathered, W is applied to rows.
         to_dst, to_src = (torch.einsum("tod,to->td", weight, a) for a in (self.att_dst, self.att_src))
@@ -174,8 +194,7 @@ class StrucHISLayer(nn.Module):
             training=self.training,
         )
         assert isinstance(y, Tensor)
-        z = torch.bmm(y.squeeze(2).transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-        return z.unflatten(0, (packed.num_nodes, packed.num_relations))
+        return y.squeeze(2)
 
     def gate_logits(self, name: str, h: Tensor, dropped: Tensor) -> Tensor:
         """Logits [N_type, R (1 if sharing is by layer), T, T]: of what each task (last axis) takes of each task."""
@@ -186,3 +205,14 @@ class StrucHISLayer(nn.Module):
     def __repr__(self) -> str:
         options = f"num_tasks={self.num_tasks}, sharing={self.sharing}, variant={self.variant}"
         return f"StrucHISLayer({self.channels}, {options})"
+
+
+def _by_task(y: Tensor, weight: Tensor, packed: Packed) -> Tensor:
+    """Rows [N_type R, T, d] times each task's matrix [T, d, d]: [N_type, R, T, d]."""
+    z = torch.bmm(y.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+    return z.unflatten(0, (packed.num_nodes, packed.num_relations))
+
+
+def dropped(h: Tensor, chance: float) -> Tensor:
+    """h after dropout. For backward a mask of bytes is kept, where F.dropout keeps floats on CPUs."""
+    return torch.native_dropout(h, chance, True)[0] if chance else h
