@@ -15,9 +15,16 @@ from fastgmtl.cli.bench import bench as run_bench
 from fastgmtl.cli.errors import CliError
 from fastgmtl.cli.train import Request
 from fastgmtl.cli.train import train as run_train
-from fastgmtl.methods import METHODS
+from fastgmtl.methods import METHODS, TrainConfig
 
-KEYS = "; ".join(f"{name}: {options.describe(method.config_type)}" for name, method in METHODS.items())
+
+def _keys() -> str:
+    """The keys of --set, once for the methods that share them."""
+    by_config: dict[type[TrainConfig], list[str]] = {method.config_type: [] for method in METHODS.values()}
+    for name, method in METHODS.items():
+        by_config[method.config_type].append(name)
+    return "; ".join(f"{', '.join(names)}: {options.describe(config)}" for config, names in by_config.items())
+
 
 app = typer.Typer(
     name="python -m fastgmtl",
@@ -33,13 +40,13 @@ def train(
     method: Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)} (default: shared)")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="debian, synthetic, tu:NAME, planetoid:NAME, a folder ... (default: debian)"),
+        typer.Option(help="debian, synthetic, tu:NAME, moleculenet:NAME, a folder ... (default: debian)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, dropout and splits (default: 0)")] = None,
     seeds: Annotated[int | None, typer.Option(help="how many, from --seed on (default: 1)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     out: Annotated[Path | None, typer.Option(help="folder (default: results/METHOD-DATA)")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"keys of {KEYS}")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"keys of {_keys()}")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... (default: auto)")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's)")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="start again in a folder in use")] = False,

@@ -21,7 +21,7 @@ from fastgmtl.cli.folder import History, Logs, write_json
 from fastgmtl.cli.machine import machine
 from fastgmtl.cli.progress import progress
 from fastgmtl.data import Dataset, load
-from fastgmtl.methods import METHODS, Diverged, TrainConfig, Trainer, constant_score
+from fastgmtl.methods import METHODS, Diverged, Panel, Plot, TrainConfig, Trainer, constant_score
 
 if TYPE_CHECKING:
     from typing import Self
@@ -126,6 +126,13 @@ class Run:
             heatmap.write(self.path, name, f"{self.title}: {name}", panels)
         for name, plots in self.trainer.plots_best().items():
             plot.write(self.path, name, f"{self.title}: {name}", plots)
+        for name, items in self.trainer.method.history().items():
+            drawn = [item for item in items if isinstance(item, Plot)]
+            if drawn:
+                plot.write(self.path, name, f"{self.title}: {name}", drawn)
+            panels = [item for item in items if isinstance(item, Panel)]
+            if panels:
+                heatmap.write(self.path, name, f"{self.title}: {name}", panels)
         self.logs.event("end", **result)
         return result
 

@@ -1,9 +1,12 @@
 """Methods of graph multi-task learning, and the one loop that trains them."""
 
+from fastgmtl.methods.auxiliary import GCS, GNS, Finetune, PCGrad, Sum
 from fastgmtl.methods.baseline import constant_score
+from fastgmtl.methods.bilevel import Bilevel, BilevelGNS, BilevelRCGrad
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
 from fastgmtl.methods.panel import Panel, Plot
+from fastgmtl.methods.rcgrad import RCGrad
 from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
 from fastgmtl.methods.same.method import ESame, ISame, SameConcurrent
 from fastgmtl.methods.shared import Shared
@@ -24,6 +27,15 @@ METHODS: dict[str, type[Method]] = {
     "single": Single,
     "classical": Classical,
     "finetune-multi": FinetuneMulti,
+    "finetune": Finetune,
+    "mtl": Sum,
+    "gcs": GCS,
+    "gns": GNS,
+    "pcgrad": PCGrad,
+    "rcgrad": RCGrad,
+    "blo": Bilevel,
+    "blo+rcgrad": BilevelRCGrad,
+    "blo+gns": BilevelGNS,
 }
 
 __all__ = [

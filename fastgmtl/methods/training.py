@@ -92,6 +92,10 @@ class Method(nn.Module, ABC):
         """Curves and points that there are to see, by the name of the picture. Called as :meth:`evaluate` is."""
         return {}
 
+    def history(self) -> Mapping[str, Sequence[Panel | Plot]]:
+        """What there is to see of the epochs so far, by the name of the picture."""
+        return {}
+
     def improves(self, epoch: Epoch, best: Best) -> bool:
         """Whether an epoch's weights are better than the best yet: here by the mean of the val scores."""
         return epoch.rank > best.rank

@@ -206,7 +206,7 @@ print(peak() - forward, peak() - start)
 
 @pytest.mark.usefixtures("data_root")
 def test_memory_of_a_step_on_dblp() -> None:
-    """Backward adds less than 0.5 GB; the whole step takes less than a single tensor of the released code's backward."""
+    """Backward adds less than 0.5 GB; the step takes less than one tensor of the released backward."""
     done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=True)
     backward, step = map(int, done.stdout.split())
     assert 0 <= backward < 0.5e9
