@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean
+.PHONY: reproduce-rcgrad demo test test-torch bench peers gpu ptxas lint asan wheel clean
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -49,6 +49,11 @@ ptxas: $(VENV)/built
 # torch-scatter and torch-sparse, peers of the benches: from FASTGMTL_WHEELS if it holds them, else built (an hour).
 peers: $(VENV)/built
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(if $(FASTGMTL_WHEELS),--no-index --find-links $(FASTGMTL_WHEELS)) torch-scatter torch-sparse
+
+# Days on one core for all of it; make reproduce-rcgrad ARGS="--data clintox --epochs 10 --seeds 3 --minutes 60".
+# Trainings that were done are kept in results/rcgrad.csv and not repeated.
+reproduce-rcgrad: $(VENV)/built
+	$(RUN) -m scripts.reproduce_rcgrad $(ARGS)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
