@@ -12,7 +12,7 @@ struct Work {
   double *factor, *x, *z, *q, *s, *norm, *v;  // [n, n] and six times [n]
   int *free_set, *state;                      // [n] each
 
-  static constexpr int64_t doubles(int64_t n) { return n * n + 6 * n; }
+  FASTGMTL_DEVICE static constexpr int64_t doubles(int64_t n) { return n * n + 6 * n; }
   FASTGMTL_DEVICE Work(double* memory, int* sets, int n)
       : factor(memory),
         x(memory + n * n),

@@ -45,16 +45,14 @@ FASTGMTL_DEVICE inline void gradvac(const double* g, int n, int i, const int64_t
   }
 }
 
-// What task i contributes to the weights, in w.z.
-FASTGMTL_DEVICE inline void contribution(const TaskWeightsArgs& args, const double* g, int64_t problem, int i,
+// What task i contributes to the weights, in w.v; `phi` [T] is its row of the state.
+FASTGMTL_DEVICE inline void contribution(const TaskWeightsArgs& args, const double* g, double* phi, int i,
                                          const Work& w) {
   const int n = static_cast<int>(args.tasks);
-  if (args.method == Method::PCGrad) return pcgrad(g, n, i, args.order + i * n, w.z, w.q);
-  if (args.method == Method::GradVac)
-    return gradvac(g, n, i, args.order + i * n, args.parameter, args.state + (problem * n + i) * n, w.z, w.q);
+  if (args.method == Method::PCGrad) return pcgrad(g, n, i, args.order + i * n, w.v, w.q);
+  if (args.method == Method::GradVac) return gradvac(g, n, i, args.order + i * n, args.parameter, phi, w.v, w.q);
   for (int j = 0; j < n; ++j) w.s[j] = i == j ? (args.vector ? args.vector[j] : 1.0 / n) : 0;
   above(g, n, w.s, w.v, w);
-  for (int j = 0; j < n; ++j) w.z[j] = w.v[j];
 }
 
 // w = D^-1 C^+ p; `scratch` [n, n]. Tasks without a gradient get 0.

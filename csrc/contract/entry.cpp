@@ -188,7 +188,7 @@ void gram(const Rows& a, const Rows& b, const std::vector<int64_t>& groups, View
   if (!square) args.b = pointers(b);
   args.out = out.as<double>(), args.threads = threads, args.stream = out.stream;
   args.pieces = pieces_of(args.parts, 128);
-  run<GramArgs>("gram", out.device, args, cpu::gram, nullptr);
+  run("gram", out.device, args, cpu::gram, FASTGMTL_CUDA(gram));
 }
 
 void combine(const Rows& a, View weights, const std::vector<int64_t>& groups, const Rows& out, bool accumulate,
@@ -209,7 +209,7 @@ void combine(const Rows& a, View weights, const std::vector<int64_t>& groups, co
   args.weights = weights.as<double>(), args.accumulate = accumulate, args.threads = threads;
   args.stream = weights.stream;
   args.pieces = pieces_of(args.parts, 1024);
-  run<CombineArgs>("combine", weights.device, args, cpu::combine, nullptr);
+  run("combine", weights.device, args, cpu::combine, FASTGMTL_CUDA(combine));
 }
 
 void task_weights(int method, View gram, View vector, View order, double parameter, View state, View out) {
@@ -236,7 +236,7 @@ void task_weights(int method, View gram, View vector, View order, double paramet
     if (view && !(view.device == gram.device)) fail(op, "every tensor must be on one device");
   args.gram = gram.as<double>(), args.vector = vector.as<double>(), args.order = order.as<int64_t>();
   args.state = state.as<double>(), args.out = out.as<double>(), args.stream = gram.stream;
-  run<TaskWeightsArgs>(op, gram.device, args, cpu::task_weights, nullptr);
+  run(op, gram.device, args, cpu::task_weights, FASTGMTL_CUDA(task_weights));
 }
 
 void attention(Pattern pattern, View value, View dst, View src, View type, View edge, View edge_type, View seed,

@@ -22,8 +22,8 @@ void task_weights(const TaskWeightsArgs& args) {
     }
     for (int j = 0; j < n; ++j) out[j] = 0;
     for (int i = 0; i < n; ++i) {
-      contribution(args, g, k, i, work);
-      for (int j = 0; j < n; ++j) out[j] += work.z[j];
+      contribution(args, g, args.state ? args.state + (k * n + i) * n : nullptr, i, work);
+      for (int j = 0; j < n; ++j) out[j] += work.v[j];
     }
   }
 }

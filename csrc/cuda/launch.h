@@ -2,8 +2,10 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/gram.h"
 #include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
+#include "../contract/task_weights.h"
 
 namespace fastgmtl::cuda {
 
@@ -15,5 +17,8 @@ void attention(const AttentionArgs& args, int device);
 void attention_backward(const AttentionBackwardArgs& args, int device);
 void relation_gate(const RelationGateArgs& args, int device);
 void relation_gate_backward(const RelationGateBackwardArgs& args, int device);
+void gram(const GramArgs& args, int device);
+void combine(const CombineArgs& args, int device);
+void task_weights(const TaskWeightsArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

@@ -26,6 +26,7 @@
 #define __shared__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 // --------------------------------------------------------------------------------------------------------- types
 

@@ -68,12 +68,16 @@ class _Tensor(ctypes.Structure):
     )
 
 
-def _view(tensor: Tensor | None) -> object:
+def _struct(tensor: Tensor | None) -> _Tensor:
     if tensor is None:
-        return ctypes.byref(_Tensor(None, (ctypes.c_int64 * 4)(), -1, 0))
+        return _Tensor(None, (ctypes.c_int64 * 4)(), -1, 0)
     assert tensor.is_contiguous() and not tensor.is_cuda
     shape = (ctypes.c_int64 * 4)(*tensor.shape)
-    return ctypes.byref(_Tensor(tensor.data_ptr(), shape, tensor.dim(), DTYPES[tensor.dtype]))
+    return _Tensor(tensor.data_ptr(), shape, tensor.dim(), DTYPES[tensor.dtype])
+
+
+def _view(tensor: Tensor | None) -> object:
+    return ctypes.byref(_struct(tensor))
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,31 @@ class Pattern:
         return [_view(self.row_ptr), _view(self.col), _view(self.edge_id), ctypes.c_int64(self.cols)]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A matrix of tensors, as csrc/contract/gram.h has it."""
+
+    tensors: tuple[Tensor | None, ...]
+    count: int
+    stacked: bool
+
+    def views(self) -> list[object]:
+        table = (_Tensor * max(1, len(self.tensors)))()
+        for k, tensor in enumerate(self.tensors):
+            table[k] = _struct(tensor)
+        return [table, ctypes.c_int64(len(self.tensors)), ctypes.c_int64(self.count), int(self.stacked)]
+
+
+def _numbers(values: list[int]) -> list[object]:
+    return [(ctypes.c_int64 * len(values))(*values), ctypes.c_int64(len(values))]
+
+
 class HostError(RuntimeError):
     """What the host execution reported."""
 
 
 class Host:
-    """The compiled library; arguments and results are those of csrc/contract/{spmm,sddmm}.h."""
+    """The compiled library; arguments and results are those of csrc/contract."""
 
     def __init__(self, library: Path) -> None:
         self.path = library
@@ -112,6 +135,9 @@ class Host:
             "sddmm",
             "relation_gate",
             "relation_gate_backward",
+            "gram",
+            "combine",
+            "task_weights",
             "fault",
             "launch",
             "guard",
@@ -183,6 +209,28 @@ class Host:
     def relation_gate_backward(self, *tensors: Tensor | None) -> None:
         """u, z, logits, weight, mask; d_z, d_logits, d_weight, partial."""
         self._call("cuda_host_relation_gate_backward", *map(_view, tensors))
+
+    def gram(self, a: Rows, b: Rows | None, groups: list[int], out: Tensor) -> None:
+        nothing = Rows((), 0, True)
+        words = [*a.views(), *(b or nothing).views(), *_numbers(groups), _view(out)]
+        self._call("cuda_host_gram", *words)
+
+    def combine(self, a: Rows, weights: Tensor, groups: list[int], out: Rows, accumulate: bool = False) -> None:
+        words = [*a.views(), _view(weights), *_numbers(groups), *out.views(), int(accumulate)]
+        self._call("cuda_host_combine", *words)
+
+    def task_weights(
+        self,
+        method: int,
+        gram: Tensor,
+        vector: Tensor | None,
+        order: Tensor | None,
+        parameter: float,
+        state: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        head = [method, _view(gram), _view(vector), _view(order), ctypes.c_double(parameter)]
+        self._call("cuda_host_task_weights", *head, _view(state), _view(out))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

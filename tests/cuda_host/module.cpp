@@ -3,8 +3,10 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
+#include "contract/gram.h"
 #include "contract/relation_gate.h"
 #include "contract/sddmm.h"
+#include "contract/task_weights.h"
 #include "contract/workspace.h"
 #include "cpu/level.h"
 
@@ -17,6 +19,9 @@ void (*const attention[])(const AttentionArgs&) = {nullptr};
 void (*const attention_backward[])(const AttentionBackwardArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
+void (*const gram[])(const GramArgs&) = {nullptr};
+void (*const combine[])(const CombineArgs&) = {nullptr};
+void (*const task_weights[])(const TaskWeightsArgs&) = {nullptr};
 }  // namespace fastgmtl::cpu
 
 namespace {
@@ -67,6 +72,21 @@ struct Call {
     std::copy(tensor.shape, tensor.shape + 4, out.shape);
     constexpr int64_t sizes[] = {4, 8, 2, 2, 4, 8};
     cuda_host::memory.add(name, out.data, out.numel() * sizes[tensor.dtype], output);
+    return out;
+  }
+  // What a kernel adds to has been written before.
+  View updated(const char* name, const Tensor& tensor) {
+    const View out = view(name, tensor, true);
+    const auto found = cuda_host::memory.allocations.find(static_cast<const char*>(out.data));
+    if (out && found != cuda_host::memory.allocations.end())
+      for (auto& mark : found->second.written) mark.launch = -1;
+    return out;
+  }
+  fastgmtl::Rows rows(const char* name, const Tensor* tensors, int64_t size, int64_t count, int stacked, int use) {
+    fastgmtl::Rows out;
+    out.count = count, out.stacked = stacked;
+    for (int64_t i = 0; i < size; ++i)
+      out.tensors.push_back(use == 2 ? updated(name, tensors[i]) : view(name, tensors[i], use == 1));
     return out;
   }
   fastgmtl::Pattern pattern(const Tensor& row_ptr, const Tensor& col, const Tensor& edge_id, int64_t cols) {
@@ -150,6 +170,36 @@ const char* cuda_host_relation_gate_backward(const Tensor* u, const Tensor* z, c
                                      call.view("weight", *weight), call.view("mask", *mask),
                                      call.view("d_z", *d_z, true), call.view("d_logits", *d_logits, true),
                                      call.view("d_weight", *d_weight, true), call.view("partial", *partial, true), 1);
+  });
+}
+
+const char* cuda_host_gram(const Tensor* a, int64_t size_a, int64_t count_a, int stacked_a, const Tensor* b,
+                           int64_t size_b, int64_t count_b, int stacked_b, const int64_t* groups, int64_t num_groups,
+                           const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::gram(call.rows("a", a, size_a, count_a, stacked_a, 0), call.rows("b", b, size_b, count_b, stacked_b, 0),
+                   {groups, groups + num_groups}, call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_combine(const Tensor* a, int64_t size_a, int64_t count_a, int stacked_a, const Tensor* weights,
+                              const int64_t* groups, int64_t num_groups, const Tensor* out, int64_t size_out,
+                              int64_t count_out, int stacked_out, int accumulate) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::combine(call.rows("grads", a, size_a, count_a, stacked_a, 0), call.view("weights", *weights),
+                      {groups, groups + num_groups},
+                      call.rows("out", out, size_out, count_out, stacked_out, accumulate ? 2 : 1), accumulate, 1);
+  });
+}
+
+const char* cuda_host_task_weights(int method, const Tensor* gram, const Tensor* vector, const Tensor* order,
+                                   double parameter, const Tensor* state, const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::task_weights(method, call.view("gram", *gram), call.view("vector", *vector), call.view("order", *order),
+                           parameter, call.updated("state", *state), call.view("out", *out, true));
   });
 }
 

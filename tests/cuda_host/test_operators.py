@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import product
 from math import inf, nan
@@ -33,6 +34,9 @@ INDICES = [torch.int32, torch.int64]
 ROWS_TO_TEST = [0, 1, 31, 32, 33, 1025]
 WIDTHS = [1, 3, 4, 7, 8, 16, 33, 64, 130]
 COLUMNS = 40
+
+
+ON_LISTS = re.compile("gram_|clear_kernel|mix_kernel|task_weights")  # test_lists.py
 
 
 def randn(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
@@ -335,5 +339,6 @@ def test_every_kernel_has_run(host: Host) -> None:
         out = [torch.zeros_like(v) for v in (z, logits, w)]
         host.relation_gate_backward(u, z, logits, w, None, *out, partial)
     known, executed = host.kernels()
+    known = {name for name in known if not ON_LISTS.search(name)}
     assert len(known) >= 60
     assert not sorted(known - executed)
