@@ -2,9 +2,21 @@
 
 from fastgmtl import gradients, nn, ops, reference
 from fastgmtl.backend import FastgmtlWarning, use_backend
+from fastgmtl.gradients import backward
 from fastgmtl.graph import Graph
 from fastgmtl.hetero import HeteroGraph
 from fastgmtl.info import info
 
 __version__ = "0.1.0"
-__all__ = ["FastgmtlWarning", "Graph", "HeteroGraph", "gradients", "info", "nn", "ops", "reference", "use_backend"]
+__all__ = [
+    "FastgmtlWarning",
+    "Graph",
+    "HeteroGraph",
+    "backward",
+    "gradients",
+    "info",
+    "nn",
+    "ops",
+    "reference",
+    "use_backend",
+]

@@ -41,7 +41,8 @@ FASTGMTL_DEVICE inline void gradvac(const double* g, int n, int i, const int64_t
       c[j] += a;
       for (int m = 0; m < n; ++m) r[m] += a * g[j * n + m];
     }
-    phi[j] = (1 - rate) * goal + rate * cosine;
+    // A step with infinite gradients, which an AMP scaler skips, leaves no trace.
+    if (cosine == cosine) phi[j] = (1 - rate) * goal + rate * cosine;
   }
 }
 

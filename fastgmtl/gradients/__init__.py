@@ -5,6 +5,7 @@ Gram matrix have ``weights(gram)``. Names and calls are those of TorchJD.
 """
 
 from fastgmtl.gradients.base import Aggregator, GramAggregator
+from fastgmtl.gradients.capture import Report, backward
 from fastgmtl.gradients.conflict import GradVac, PCGrad
 from fastgmtl.gradients.elementwise import GradDrop
 from fastgmtl.gradients.gramian import (
@@ -51,7 +52,9 @@ __all__ = [
     "PCGrad",
     "RCGrad",
     "Random",
+    "Report",
     "Sum",
     "TargetPCGrad",
     "UPGrad",
+    "backward",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgmtl import ops
+from fastgmtl.ops.rows import parse
 
 
 class Aggregator(nn.Module):
@@ -39,7 +40,12 @@ class Aggregator(nn.Module):
 
 
 class GramAggregator(Aggregator):
-    """An aggregator whose update is ``J^T w`` with weights ``w = f(G)`` of the Gram matrix ``G = J J^T``."""
+    """An aggregator whose update is ``J^T w`` with weights ``w = f(G)`` of the Gram matrix ``G = J J^T``.
+
+    ``per_tensor``: every tensor is a group of its own, unless groups are given.
+    """
+
+    per_tensor = False
 
     def weights(self, gram: Tensor) -> Tensor:
         """Weights [T] of the gradients whose inner products are ``gram`` [T, T] ([K, T] for K groups [K, T, T]), in its
@@ -53,6 +59,8 @@ class GramAggregator(Aggregator):
     def forward(self, grads: Any, groups: Sequence[int] | None = None) -> Any:
         """The update; with ``groups`` (see :func:`fastgmtl.ops.gram`) every group is a problem of its own."""
         with torch.no_grad():
+            if groups is None and self.per_tensor:
+                groups = range(parse(type(self).__name__, grads).places)
             gram = ops.gram(grads, groups)
             return ops.combine(grads, self._weights(gram), groups=groups)
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from fastgmtl import ops
-from fastgmtl.gradients.base import Aggregator, GramAggregator, check_gram, check_range
+from fastgmtl.gradients.base import GramAggregator, check_gram, check_range
 from fastgmtl.ops.check import one_of
 from fastgmtl.ops.rotate import rotation
 from fastgmtl.ops.task_weights import task_weights
@@ -136,7 +132,7 @@ class RCGrad(_Target):
         return f"target={self.target}, rotate={self.rotate}"
 
 
-class MetaBalance(Aggregator):
+class MetaBalance(GramAggregator):
     r"""Auxiliary gradients are brought to the norm of the target's, tensor by tensor (He et al. 2022, algorithm 1).
 
     .. math::
@@ -153,6 +149,7 @@ class MetaBalance(Aggregator):
     """
 
     STRATEGIES = ("both", "reduce", "enlarge")
+    per_tensor = True
     norm: Tensor | None
 
     def __init__(self, target: int = 0, relax: float = 0.7, beta: float = 0.9, strategy: str = "both") -> None:
@@ -166,11 +163,6 @@ class MetaBalance(Aggregator):
         self.strategy = strategy
         self.register_buffer("norm", None)
 
-    def weights(self, gram: Tensor) -> Tensor:
-        """Weights [N, T] from the Gram matrix [N, T, T] of each tensor ([T] from [T, T]: all as one tensor)."""
-        with torch.no_grad():
-            return self._weights(check_gram("MetaBalance", gram)).to(gram.dtype)
-
     def _weights(self, gram: Tensor) -> Tensor:
         now = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
         if self.norm is None:
@@ -180,7 +172,8 @@ class MetaBalance(Aggregator):
                 f"MetaBalance: its state is for norms {list(self.norm.shape)}, got {list(now.shape)}; call reset()"
             )
         else:
-            self.norm = torch.lerp(now, self.norm.to(now), self.beta)
+            # A step with infinite gradients, which an AMP scaler skips, leaves no trace.
+            self.norm = torch.where(now.isfinite(), torch.lerp(now, self.norm.to(now), self.beta), self.norm.to(now))
         goal = self.norm[..., self.target].unsqueeze(-1)
         applies = self.norm > 0
         if self.strategy != "both":
@@ -189,16 +182,6 @@ class MetaBalance(Aggregator):
         found = 1 - self.relax + self.relax * ratio
         found[..., self.target] = 1
         return found
-
-    def forward(self, grads: Any, groups: Sequence[int] | None = None) -> Any:
-        """The update; every tensor is a group, unless ``groups`` are given."""
-        with torch.no_grad():
-            if groups is None:
-                places = (
-                    1 if isinstance(grads, Tensor) else len(grads) if isinstance(grads[0], Tensor) else len(grads[0])
-                )
-                groups = range(places)
-            return ops.combine(grads, self._weights(ops.gram(grads, groups)), groups=groups)
 
     def reset(self) -> None:
         """Forget the norms."""

@@ -35,7 +35,7 @@ def combine(
         accumulate: add to ``out``.
         scale: a factor on all weights, a number or a tensor [] on the device of the gradients (a clipping factor, one
             over the scale of a loss): nothing waits for its value.
-        groups: the group of each of the N tensors, as in :func:`fastgmtl.ops.gram`.
+        groups: the group in 0 .. K-1 of each of the N tensors, as in :func:`fastgmtl.ops.gram`.
 
     Returns:
         The form of ``grads`` without the task axis: a list of N tensors (None where no task has a gradient; such a
@@ -52,6 +52,7 @@ def combine(
     rows = parse("combine", grads)
     key, count = groups_argument("combine", groups, rows.places)
     sums = _weights(rows, weights, groups is not None, count)
+    count = 1 if groups is None else weights.size(0)
     if accumulate and out is None:
         raise ValueError("combine: accumulate=True must have out, the tensors to add to")
     if scale is not None:
@@ -75,7 +76,7 @@ def _weights(rows: Matrix, weights: Any, grouped: bool, count: int) -> int:
         what = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(f"combine: weights must be a floating point tensor, got {what}")
     axes = weights.dim() - grouped
-    fits = axes in (1, 2) and weights.size(-1) == rows.tasks and not (grouped and weights.size(0) != count)
+    fits = axes in (1, 2) and weights.size(-1) == rows.tasks and not (grouped and weights.size(0) < count)
     if not fits or (axes == 2 and not 1 <= weights.size(-2) <= 64):
         first = f"{count}, " if grouped else ""
         raise ValueError(

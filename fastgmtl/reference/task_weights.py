@@ -32,11 +32,13 @@ def gradvac(gram: Tensor, order: Tensor, rate: float, state: Tensor) -> Tensor:
             if j == i:
                 continue
             own, goal = (c @ gram @ c).clamp(min=0).sqrt(), state[i, j].clone()
-            cosine = (c @ gram[j] / (own * norm[j])).nan_to_num(0).clamp(-1, 1)
+            size = own * norm[j]
+            cosine = (c @ gram[j] / size).clamp(-1, 1) if size != 0 else torch.zeros_like(size)
             room = (1 - goal**2).clamp(min=0).sqrt()
             if cosine < goal and norm[j] * room > 0:
                 c[j] += own * (goal * (1 - cosine**2).sqrt() - cosine * room) / (norm[j] * room)
-            state[i, j] = (1 - rate) * goal + rate * cosine
+            if cosine.isfinite():
+                state[i, j] = (1 - rate) * goal + rate * cosine
         rows.append(c)
     return torch.stack(rows).sum(0)
 

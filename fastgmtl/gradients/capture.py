@@ -1,0 +1,321 @@
+"""backward: from the losses of T tasks to ``.grad``, by an aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fastgmtl import ops
+from fastgmtl.gradients.base import Aggregator, GramAggregator
+from fastgmtl.gradients.walk import leaves
+from fastgmtl.ops.check import one_of
+
+Loss: TypeAlias = Tensor | Callable[[], Tensor] | None
+Row: TypeAlias = Sequence[Tensor | None]
+CAPTURES = ("loop", "batched")
+_NO_GRAM = "backward: this aggregator reads no Gram matrix: there is nothing to report"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a :func:`backward` did, on the device of the gradients: reading a number waits for it, nothing else does.
+
+    ``weights`` [T] ([K, T] with groups) and ``gram`` [T, T] ([K, T, T]) are float64; None for an aggregator that is no
+    function of the Gram matrix. A task without a loss has zeros.
+    """
+
+    weights: Tensor | None
+    gram: Tensor | None
+
+    def _whole(self) -> Tensor:
+        if self.gram is None:
+            raise ValueError(_NO_GRAM)
+        return self.gram.sum(0) if self.gram.dim() == 3 else self.gram
+
+    @property
+    def norms(self) -> Tensor:
+        """[T], of the gradients of the shared parameters."""
+        return self._whole().diagonal().clamp(min=0).sqrt()
+
+    @property
+    def cosines(self) -> Tensor:
+        """[T, T]; 0 for a task without a gradient."""
+        norms = self.norms
+        size = norms.unsqueeze(1) * norms
+        return torch.where(size > 0, self._whole() / torch.where(size > 0, size, 1), 0)
+
+    @property
+    def conflicts(self) -> Tensor:
+        """The number of pairs of tasks whose gradients go against each other, []."""
+        return (self._whole().triu(1) < 0).sum()
+
+    @property
+    def norm(self) -> Tensor:
+        """Of the update of the shared parameters, []."""
+        if self.weights is None or self.gram is None:
+            raise ValueError(_NO_GRAM)
+        return torch.einsum("...i,...ij,...j->...", self.weights, self.gram, self.weights).sum().clamp(min=0).sqrt()
+
+
+def backward(
+    losses: Tensor | Sequence[Loss],
+    parameters: nn.Module | Iterable[Tensor],
+    method: Aggregator,
+    *,
+    target: int | None = None,
+    features: Tensor | Sequence[Tensor] | None = None,
+    groups: str | Sequence[int] | None = None,
+    capture: str = "loop",
+    scaler: Any = None,
+    retain_graph: bool = False,
+) -> Report:
+    """Add to ``.grad`` what ``method`` makes of the gradients of T losses; instead of ``sum(losses).backward()``.
+
+    A parameter that several losses depend on is shared: it gets the aggregator's update. One that a single loss depends
+    on (a task's head) gets that loss's plain gradient, one that none depends on is left alone. A loss that does not
+    depend on a shared parameter has zeros there.
+
+    Args:
+        losses: a tensor [T], or T numbers; or functions that give them, called one after another so that only one
+            graph is there at a time. None, or a number without a graph, is a task that is missing in this step.
+        parameters: a model, or the tensors to differentiate in.
+        method: an aggregator of :mod:`fastgmtl.gradients`.
+        target: the target task of a method that has one; None for the method's own.
+        features: the shared representation(s): the losses are differentiated in them, ``method`` makes one update of
+            that, and the parameters before them get it by one backward. Costs about as much as an ordinary backward.
+            What comes after the features gets plain gradients, added over the tasks.
+        groups: problems of their own for parts of the shared parameters: "tensor", "module" (the module that owns a
+            parameter; a model must be given), or a number for each of the parameters.
+        capture: "loop" differentiates one loss after another and frees the graph with the last. "batched" goes through
+            the graph once for all losses (it falls back to a loop where an operation cannot); the graph stays until the
+            losses are gone.
+        scaler: a ``torch.amp.GradScaler``: the losses are scaled before they are differentiated and ``.grad`` is left
+            scaled, as ``scaler.step`` expects; the method sees the gradients themselves.
+        retain_graph: keep the graph.
+
+    Returns:
+        :class:`Report`: weights, Gram matrix, norms, cosines and conflicts.
+
+    Raises:
+        ValueError: there is nothing to differentiate, or options that do not fit each other.
+        TypeError: a loss is not a number, a parameter is not a tensor.
+    """
+    one_of("backward", "capture", capture, CAPTURES)
+    if not isinstance(method, Aggregator):
+        raise TypeError(f"backward: method must be an aggregator of fastgmtl.gradients, got {type(method).__name__}")
+    if target is not None:
+        if not hasattr(method, "target"):
+            raise ValueError(f"backward: {type(method).__name__} has no target task")
+        method.target = target  # type: ignore[assignment]
+    given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
+    tensors = [_parameter(p) for p in given]
+    tensors = [p for p in tensors if p.requires_grad]
+    if not tensors:
+        raise ValueError("backward: none of the parameters requires grad")
+    which = _groups(groups, tensors, parameters)
+    values = list(losses.unbind()) if isinstance(losses, Tensor) and losses.dim() == 1 else losses
+    if isinstance(values, Tensor) or not values:
+        raise ValueError("backward: losses must be a tensor [T] or a sequence of T numbers")
+    run = _Run(tensors, which, method, scaler, retain_graph)
+    if features is not None:
+        if groups is not None or capture != "loop":
+            raise ValueError(
+                "backward: with features there is one problem and no capture; leave out groups and capture"
+            )
+        return run.at_features(values, [features] if isinstance(features, Tensor) else list(features))
+    return run.batched(values) if capture == "batched" else run.one_by_one(values)
+
+
+def _parameter(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"backward: parameters must be tensors, got {type(value).__name__}")
+    return value
+
+
+def _groups(groups: Any, tensors: list[Tensor], parameters: Any) -> list[int] | None:
+    """A number for each of the tensors."""
+    if groups is None:
+        return None
+    if not isinstance(groups, str):
+        found = [int(k) for k in groups]
+        if len(found) != len(tensors):
+            raise ValueError(
+                f"backward: groups must have a number for each of {len(tensors)} parameters, got {len(found)}"
+            )
+        return found
+    one_of("backward", "groups", groups, ("tensor", "module"))
+    if groups == "tensor":
+        return list(range(len(tensors)))
+    if not isinstance(parameters, nn.Module):
+        raise ValueError('backward: groups="module" must have a model as parameters')
+    owner = {id(p): k for k, module in enumerate(parameters.modules()) for p in module.parameters(recurse=False)}
+    return [owner[id(p)] for p in tensors]
+
+
+class _Run:
+    """One call of :func:`backward`."""
+
+    def __init__(
+        self, tensors: list[Tensor], groups: list[int] | None, method: Aggregator, scaler: Any, retain_graph: bool
+    ) -> None:
+        self.tensors, self.groups, self.method, self.retain_graph = tensors, groups, method, retain_graph
+        self.scale: Tensor | None = None
+        if scaler is not None and scaler.is_enabled():
+            self.scale = scaler.scale(torch.ones((), device=tensors[0].device))
+
+    def loss(self, value: Loss) -> Tensor | None:
+        """The loss to differentiate, or None for a task that is missing."""
+        value = value() if callable(value) and not isinstance(value, Tensor) else value
+        if value is None:
+            return None
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"backward: a loss must be a number with a graph, a function or None, got {what}")
+        if not value.requires_grad:
+            return None
+        return value if self.scale is None else value * self.scale
+
+    def one_by_one(self, losses: Sequence[Loss]) -> Report:
+        """A backward for each loss; the last one frees the graph."""
+        # Functions have graphs of their own, which nobody else needs.
+        last = max((t for t, v in enumerate(losses) if isinstance(v, Tensor) and v.requires_grad), default=-1)
+        rows: list[Row] = []
+        for t, given in enumerate(losses):
+            value = self.loss(given)
+            keep = self.retain_graph or (isinstance(given, Tensor) and t < last)
+            if value is None:
+                rows.append([None] * len(self.tensors))
+            else:
+                rows.append(torch.autograd.grad(value, self.tensors, retain_graph=keep, allow_unused=True))
+        return self.update(rows)
+
+    def batched(self, losses: Sequence[Loss]) -> Report:
+        """One pass for the parameters that several losses share, one for the others."""
+        values = [self.loss(v) for v in losses]
+        there = [v for v in values if v is not None]
+        reach = [leaves([v]) for v in there]
+        count = [sum(id(p) in found for found in reach) for p in self.tensors]
+        shared = [p for p, n in zip(self.tensors, count, strict=True) if n > 1]
+        single = [p for p, n in zip(self.tensors, count, strict=True) if n == 1]
+        if not shared:
+            return self.one_by_one(losses)
+        stacked = torch.stack([v.reshape(()) for v in there])
+
+        def through(cotangent: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(stacked, shared, cotangent, retain_graph=True)
+
+        identity = torch.eye(len(values), device=stacked.device, dtype=stacked.dtype)
+        identity = identity[:, [t for t, v in enumerate(values) if v is not None]]
+        try:
+            rows: Any = torch.func.vmap(through)(identity)
+        except RuntimeError:
+            rows = [torch.stack(parts) for parts in zip(*map(through, identity.unbind()), strict=True)]
+        if single:
+            plain = torch.autograd.grad(stacked.sum(), single, retain_graph=True)
+            for p, g in zip(single, plain, strict=True):
+                _add(p, g)
+        return self.write(shared, list(rows), [t for t, n in enumerate(count) if n > 1])
+
+    def at_features(self, losses: Sequence[Loss], features: list[Tensor]) -> Report:
+        """The aggregator works on the gradients of the features; the trunk before them has one backward."""
+        values = [self.loss(v) for v in losses]
+        if any(not z.requires_grad or z.grad_fn is None for z in features):
+            raise ValueError("backward: features must be computed from parameters that require grad")
+        rows: list[Row] = []
+        for t, value in enumerate(values):
+            if value is None:
+                rows.append([None] * len(features))
+                continue
+            own = leaves([value], stop=features)
+            heads = [p for p in self.tensors if id(p) in own]
+            keep = self.retain_graph or t < len(values) - 1
+            found = torch.autograd.grad(value, [*features, *heads], retain_graph=keep, allow_unused=True)
+            rows.append(found[: len(features)])
+            for p, g in zip(heads, found[len(features) :], strict=True):
+                if g is not None:
+                    _add(p, g)
+        before = leaves(features)
+        trunk = [p for p in self.tensors if id(p) in before]
+        if all(g is None for row in rows for g in row):
+            raise ValueError("backward: no loss depends on the features")
+        update, report = self.aggregate(rows, None)
+        pairs = [(z, d) for z, d in zip(features, update, strict=True) if d is not None]
+        if trunk:
+            outputs, cotangents = zip(*pairs, strict=True)
+            torch.autograd.backward(outputs, cotangents, retain_graph=self.retain_graph, inputs=trunk)
+        return report
+
+    def update(self, rows: list[Row]) -> Report:
+        """Write the update of gradients for all tensors."""
+        shared = []
+        for n, p in enumerate(self.tensors):
+            column = [row[n] for row in rows]
+            count = sum(g is not None for g in column)
+            if count > 1:
+                shared.append(n)
+            elif count == 1:
+                _add(p, next(g for g in column if g is not None))
+        if not shared:
+            raise ValueError("backward: no parameter is shared by two of the losses; call sum(losses).backward()")
+        found = [[row[n] for n in shared] for row in rows]
+        return self.write([self.tensors[n] for n in shared], found, shared)
+
+    def write(self, shared: list[Tensor], rows: Any, places: list[int]) -> Report:
+        """Add the aggregator's update to ``.grad`` of the shared parameters."""
+        groups = self.groups
+        if groups is None and isinstance(self.method, GramAggregator) and self.method.per_tensor:
+            groups = list(range(len(self.tensors)))
+        if groups is not None:
+            numbers = {k: i for i, k in enumerate(dict.fromkeys(groups[n] for n in places))}
+            groups = [numbers[groups[n]] for n in places]
+        update, report = self.aggregate(rows, groups, [p.grad for p in shared])
+        for p, value in zip(shared, update, strict=True):
+            p.grad = value
+        return report
+
+    def aggregate(
+        self, rows: Any, groups: list[int] | None, before: list[Tensor | None] | None = None
+    ) -> tuple[list[Any], Report]:
+        """The update, added to what was there before (in place), and the report."""
+        method = self.method
+        size = len(rows) if isinstance(rows[0], Tensor) else len(rows[0])
+        there = [None] * size if before is None else before
+        if not isinstance(method, GramAggregator):
+            if groups is not None:
+                raise ValueError(f"backward: {type(method).__name__} decides for every parameter: leave out groups")
+            found = [d if b is None else b.add_(d) for b, d in zip(there, method(rows), strict=True)]
+            return found, Report(None, None)
+        with torch.no_grad():
+            gram = ops.gram(rows, groups)
+            if self.scale is not None:
+                gram = gram / self.scale.double().square()
+            weights, found = method.weights(gram), list[Any](there)
+            for adds in (False, True):
+                some = [n for n, b in enumerate(there) if (b is not None) == adds]
+                if some:
+                    part = _some(rows, some)
+                    into = [there[n] for n in some] if adds else None
+                    of = None if groups is None else [groups[n] for n in some]
+                    for n, value in zip(some, ops.combine(part, weights, into, adds, groups=of), strict=True):
+                        found[n] = value
+        return found, Report(weights.detach(), gram)
+
+
+def _some(rows: Any, places: list[int]) -> Any:
+    """Those places of every row."""
+    if isinstance(rows[0], Tensor):
+        return [rows[n] for n in places]
+    return [[row[n] for n in places] for row in rows]
+
+
+def _add(parameter: Tensor, grad: Tensor) -> None:
+    with torch.no_grad():
+        if parameter.grad is None:
+            # The engine may give one tensor, or a view without memory of its own, to several.
+            parameter.grad = grad.clone(memory_format=torch.contiguous_format)
+        else:
+            parameter.grad.add_(grad)
