@@ -33,7 +33,17 @@ LEVELS = {
     "avx2": "-mavx2 -mfma -mf16c -mbmi2".split(),
     "avx512": "-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512".split(),
 }
-LEVELLED = ("spmm", "sddmm", "attention", "attention_backward", "relation_gate", "gram", "combine", "task_weights")
+LEVELLED = (
+    "spmm",
+    "sddmm",
+    "attention",
+    "attention_backward",
+    "gatv2_score",
+    "relation_gate",
+    "gram",
+    "combine",
+    "task_weights",
+)
 
 
 def cuda_home() -> Path | None:

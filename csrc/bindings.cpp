@@ -5,6 +5,7 @@
 
 #include "contract/attention.h"
 #include "contract/csr.h"
+#include "contract/gatv2.h"
 #include "contract/gcn_norm.h"
 #include "contract/gram.h"
 #include "contract/relation_gate.h"
@@ -227,6 +228,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("attention_backward", &attention_backward, unlocked);
   m.def("relation_gate", &relation_gate, unlocked);
   m.def("relation_gate_backward", &relation_gate_backward, unlocked);
+  m.def("gatv2_score", &gatv2_score, unlocked);
+  m.def("gatv2_backward", &gatv2_backward, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

@@ -130,6 +130,32 @@ def relation_gate_backward(
     partial: Tensor | None,
     threads: int,
 ) -> None: ...
+def gatv2_score(
+    pattern: Pattern,
+    x_dst: Tensor,
+    x_src: Tensor,
+    att: Tensor,
+    at_dst: Tensor | None,
+    at_src: Tensor | None,
+    slope: float,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def gatv2_backward(
+    pattern: Pattern,
+    back: Pattern,
+    g: Tensor,
+    x_dst: Tensor,
+    x_src: Tensor,
+    att: Tensor,
+    at_dst: Tensor | None,
+    at_src: Tensor | None,
+    slope: float,
+    d_dst: Tensor | None,
+    d_src: Tensor | None,
+    d_att: Tensor | None,
+    threads: int,
+) -> None: ...
 def simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def simd_levels() -> list[str]: ...

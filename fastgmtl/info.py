@@ -21,6 +21,8 @@ OPERATORS = (
     "gram",
     "combine",
     "task_weights",
+    "gatv2_score",
+    "gatv2_backward",
 )
 
 

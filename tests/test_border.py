@@ -150,12 +150,32 @@ def attention_backward(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["d_value"]
 
 
+GATV2 = {"x_dst": torch.ones(DST, T, D), "x_src": torch.ones(SRC, T, D), "att": torch.ones(T, D)}
+GATV2 |= {"at_dst": torch.ones(DST, T, D), "at_src": torch.ones(SRC, T, D)}
+
+
+def gatv2_score(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, **GATV2, "slope": 0.2, "out": torch.empty(E, T), "threads": 1} | changes
+    kernels.gatv2_score(*a.values())
+    return a["out"]
+
+
+def gatv2_backward(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, "back": BACK.pattern, "g": torch.ones(E, T), **GATV2, "slope": 0.2}
+    a |= {"d_dst": torch.empty(DST, T, D), "d_src": torch.empty(SRC, T, D), "d_att": torch.empty(T, D), "threads": 1}
+    a |= changes
+    kernels.gatv2_backward(*a.values())
+    return a["d_src"] if a["d_src"] is not None else a["d_att"]
+
+
 FUNCTIONS = {
     "spmm": spmm,
     "sddmm": sddmm,
     "spmm_backward": spmm_backward,
     "attention": attention,
     "attention_backward": attention_backward,
+    "gatv2_score": gatv2_score,
+    "gatv2_backward": gatv2_backward,
     "csr": csr,
     "gcn_norm": gcn_norm,
 }
@@ -165,6 +185,8 @@ TENSORS = {
     "spmm_backward": ("a", "b", "w", "scale", "arg", "y", "out"),
     "attention": ("value", *SCORES, "edge_type", "seed", "y", "lse"),
     "attention_backward": ("g", "g_lse", "y", "lse", "value", *SCORES, "edge_type", "seed", *GRADIENTS),
+    "gatv2_score": (*GATV2, "out"),
+    "gatv2_backward": ("g", *GATV2, "d_dst", "d_src", "d_att"),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
     "gcn_norm": ("row_ptr", "col", "weight"),
 }
@@ -174,6 +196,7 @@ OPTIONAL = {
     *((f, t) for f in ("attention", "attention_backward") for t in ("dst", "src", "edge")),
     ("attention", "type"),
     *(("attention_backward", t) for t in ("g_lse", "d_dst", "d_src", "d_type")),
+    *((f, t) for f in ("gatv2_score", "gatv2_backward") for t in ("at_dst", "at_src", "d_dst", "d_src", "d_att")),
 }
 EVERY = [(f, t) for f, names in TENSORS.items() for t in names]
 
@@ -424,6 +447,13 @@ def test_none_for_any_tensor(function: str, border: ModuleType) -> None:
             {"d_edge": None},
             ValueError,
             "attention_backward: d_dst and d_type are summed from d_edge",
+        ),
+        ("gatv2_score", {"att": torch.ones(D)}, ValueError, "gatv2_score: att must have shape [2, 4], got [4]"),
+        (
+            "gatv2_backward",
+            {"g": torch.ones(E)},
+            ValueError,
+            "gatv2_backward: a tensor of edges must have shape [9, 2], got [9]",
         ),
         ("attention_backward", {"type": None}, ValueError, "attention_backward: d_type needs score_type"),
         ("csr", {"row": torch.zeros(E + 1, dtype=torch.int64)}, ValueError, "csr: col must have shape [10], got [9]"),

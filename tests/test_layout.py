@@ -47,8 +47,7 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("gram", "bench/bench_{}.py"): None,
     ("task_weights", "bench/bench_{}.py"): None,
     ("combine", "bench/bench_{}.py"): None,
-    ("attention", "csrc/cuda/{}.cu"): None,
-    ("attention_backward", "csrc/cuda/{}.cu"): None,
+    ("attention_backward", "csrc/cuda/{}.cu"): "csrc/cuda/attention.cu",
     ("attention_backward", "fastgmtl/reference/{}.py"): "fastgmtl/reference/attend.py",
     ("attention_backward", "fastgmtl/ops/{}.py"): "fastgmtl/ops/attend.py",
     ("attention_backward", "tests/ops/test_{}.py"): "tests/ops/test_gradients.py",
@@ -56,6 +55,19 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("grouped_matmul", "csrc/cpu/{}.cpp"): None,  # PyTorch's products are its kernels
     ("grouped_matmul", "csrc/cuda/{}.cu"): None,
     **{("relation_gate_backward", place): place.format("relation_gate") for place in STEPS.values()},
+    # The score of GATv2 is a part of attention, of which it is a choice.
+    **{
+        (noun, place): path
+        for noun in ("gatv2_score", "gatv2_backward")
+        for place, path in (
+            ("fastgmtl/reference/{}.py", "fastgmtl/reference/gatv2.py"),
+            ("csrc/cpu/{}.cpp", "csrc/cpu/gatv2_score.cpp"),
+            ("csrc/cuda/{}.cu", "csrc/cuda/gatv2_score.cu"),
+            ("fastgmtl/ops/{}.py", "fastgmtl/ops/gatv2.py"),
+            ("tests/ops/test_{}.py", "tests/ops/test_attention.py"),
+            ("bench/bench_{}.py", "bench/bench_attention.py"),
+        )
+    },
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
 COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))

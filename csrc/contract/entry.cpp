@@ -2,6 +2,7 @@
 #include "../cpu/level.h"
 #include "../cpu/pages.h"
 #include "attention.h"
+#include "gatv2.h"
 #include "gram.h"
 #include "relation_gate.h"
 #include "sddmm.h"
@@ -30,6 +31,14 @@ template <class Args>
 void run(const char* op, const Pattern& pattern, const Args& args, void (*const cpu[])(const Args&),
          typename CudaKernel<Args>::type cuda) {
   run(op, pattern.device(), args, cpu, cuda);
+}
+
+void check_transposed(const char* op, const Pattern& pattern, const Pattern& back) {
+  back.check(op);
+  if (back.rows() != pattern.cols || back.cols != pattern.rows() || back.edges() != pattern.edges())
+    fail(op, "back must be the transposed pattern");
+  require_dtype(op, "the columns of back", back.col, pattern.col.dtype);
+  require_device(op, "back", back.col, pattern.device());
 }
 
 #ifdef FASTGMTL_WITH_CUDA
@@ -244,7 +253,7 @@ void attention(Pattern pattern, View value, View dst, View src, View type, View 
   const AttentionArgs args = attention_args("attention", pattern, value, dst, src, type, edge, edge_type, seed, slope,
                                             dropout, drop_logits, y, lse, threads);
   cpu::advise_huge_pages(y);
-  if (lse.numel()) run("attention", pattern.device(), args, cpu::attention, nullptr);
+  if (lse.numel()) run("attention", pattern, args, cpu::attention, FASTGMTL_CUDA(attention));
 }
 
 void attention_backward(Pattern pattern, Pattern back, View g, View g_lse, View y, View lse, View value, View dst,
@@ -254,11 +263,7 @@ void attention_backward(Pattern pattern, Pattern back, View g, View g_lse, View 
   AttentionBackwardArgs args{};
   static_cast<AttentionArgs&>(args) = attention_args(op, pattern, value, dst, src, type, edge, edge_type, seed, slope,
                                                      dropout, drop_logits, y, lse, threads);
-  back.check(op);
-  if (back.rows() != pattern.cols || back.cols != pattern.rows() || back.edges() != pattern.edges())
-    fail(op, "back must be the transposed pattern");
-  require_dtype(op, "the columns of back", back.col, pattern.col.dtype);
-  require_device(op, "back", back.col, pattern.device());
+  check_transposed(op, pattern, back);
   args.back_ptr = back.row_ptr.as<int64_t>(), args.back_col = back.col.data, args.back_id = back.edge_id.data;
   const auto like = [&](const char* what, const View& view, DType dtype, std::initializer_list<int64_t> shape) {
     if (!view) return static_cast<void*>(nullptr);
@@ -279,7 +284,37 @@ void attention_backward(Pattern pattern, Pattern back, View g, View g_lse, View 
   args.d_edge = like("d_edge", d_edge, args.dtype == DType::F64 ? DType::F64 : DType::F32, {args.edges, heads});
   if ((d_dst || d_type) && !d_edge) fail(op, "d_dst and d_type are summed from d_edge");
   cpu::advise_huge_pages(d_value);
-  if (heads) run(op, pattern.device(), args, cpu::attention_backward, nullptr);
+  if (heads) run(op, pattern, args, cpu::attention_backward, FASTGMTL_CUDA(attention_backward));
+}
+
+void gatv2_score(Pattern pattern, View x_dst, View x_src, View att, View at_dst, View at_src, double slope, View out,
+                 int threads) {
+  Gatv2Args args = gatv2_args("gatv2_score", pattern, x_dst, x_src, att, at_dst, at_src, slope, out, threads);
+  args.out = out.data;
+  cpu::advise_huge_pages(out);
+  if (out.numel()) run("gatv2_score", pattern, args, cpu::gatv2_score, FASTGMTL_CUDA(gatv2_score));
+}
+
+void gatv2_backward(Pattern pattern, Pattern back, View g, View x_dst, View x_src, View att, View at_dst, View at_src,
+                    double slope, View d_dst, View d_src, View d_att, int threads) {
+  const char* op = "gatv2_backward";
+  Gatv2BackwardArgs args{};
+  static_cast<Gatv2Args&>(args) = gatv2_args(op, pattern, x_dst, x_src, att, at_dst, at_src, slope, g, threads);
+  check_transposed(op, pattern, back);
+  args.back_ptr = back.row_ptr.as<int64_t>(), args.back_col = back.col.data, args.back_id = back.edge_id.data;
+  args.g = g.data;
+  const auto like = [&](const char* what, const View& view, std::initializer_list<int64_t> shape) {
+    if (!view) return static_cast<void*>(nullptr);
+    require_shape(op, what, view, shape);
+    require_dtype(op, what, view, args.dtype);
+    require_device(op, what, view, pattern.device());
+    cpu::advise_huge_pages(view);
+    return view.data;
+  };
+  args.d_dst = like("d_dst", d_dst, {args.rows, args.heads, args.width});
+  args.d_src = like("d_src", d_src, {args.cols, args.heads, args.width});
+  args.d_att = like("d_att", d_att, {args.heads, args.width});
+  if (args.heads && args.width) run(op, pattern, args, cpu::gatv2_backward, FASTGMTL_CUDA(gatv2_backward));
 }
 
 void relation_gate(View z, View logits, View weight, View residual, View mask, int activation, View y, int threads) {

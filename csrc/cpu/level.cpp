@@ -70,5 +70,7 @@ void (*const attention[])(const AttentionArgs&) = FASTGMTL_TABLE(attention);
 void (*const attention_backward[])(const AttentionBackwardArgs&) = FASTGMTL_TABLE(attention_backward);
 void (*const relation_gate[])(const RelationGateArgs&) = FASTGMTL_TABLE(relation_gate);
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = FASTGMTL_TABLE(relation_gate_backward);
+void (*const gatv2_score[])(const Gatv2Args&) = FASTGMTL_TABLE(gatv2_score);
+void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = FASTGMTL_TABLE(gatv2_backward);
 
 }  // namespace fastgmtl::cpu

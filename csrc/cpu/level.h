@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/gatv2.h"
 #include "../contract/gram.h"
 #include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
@@ -17,6 +18,8 @@ namespace fastgmtl {
   void sddmm(const SddmmArgs& args);                                 \
   void attention(const AttentionArgs& args);                         \
   void attention_backward(const AttentionBackwardArgs& args);        \
+  void gatv2_score(const Gatv2Args& args);                           \
+  void gatv2_backward(const Gatv2BackwardArgs& args);                \
   void relation_gate(const RelationGateArgs& args);                  \
   void relation_gate_backward(const RelationGateBackwardArgs& args); \
   void gram(const GramArgs& args);                                   \
@@ -49,6 +52,8 @@ extern void (*const attention[])(const AttentionArgs&);
 extern void (*const attention_backward[])(const AttentionBackwardArgs&);
 extern void (*const relation_gate[])(const RelationGateArgs&);
 extern void (*const relation_gate_backward[])(const RelationGateBackwardArgs&);
+extern void (*const gatv2_score[])(const Gatv2Args&);
+extern void (*const gatv2_backward[])(const Gatv2BackwardArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/gatv2.h"
 #include "../contract/gram.h"
 #include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
@@ -20,5 +21,7 @@ void relation_gate_backward(const RelationGateBackwardArgs& args, int device);
 void gram(const GramArgs& args, int device);
 void combine(const CombineArgs& args, int device);
 void task_weights(const TaskWeightsArgs& args, int device);
+void gatv2_score(const Gatv2Args& args, int device);
+void gatv2_backward(const Gatv2BackwardArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

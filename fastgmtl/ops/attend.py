@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastgmtl.graph import Graph
+from fastgmtl.ops.fold import heads_of, into_heads
 from fastgmtl.ops.operator import Operator
 from fastgmtl.ops.trilinear import sddmm_op, spmm_op
 from fastgmtl.reference import attend as twin
@@ -38,14 +39,7 @@ def _contiguous(*values: Tensor | None) -> list[Tensor | None]:
 
 def _fold(size: int, values: Sequence[Tensor | None], dims: Sequence[int | None]) -> list[Tensor | None]:
     """[n, K, ...] each, with a batch axis or to be repeated, as [n, size * K, ...]."""
-    folded: list[Tensor | None] = []
-    for value, dim in zip(values, dims, strict=True):
-        if value is None:
-            folded.append(None)
-            continue
-        batched = value.movedim(dim, 1) if dim is not None else value.unsqueeze(1).expand(-1, size, *value.shape[1:])
-        folded.append(batched.flatten(1, 2))
-    return folded
+    return [into_heads(value, dim, size, 1) for value, dim in zip(values, dims, strict=True)]
 
 
 def _one_by_one(op: Operator, size: int, dims: Sequence[int | None], graph: Graph, args: Sequence[Any]) -> Any:
@@ -99,7 +93,7 @@ class _Attention(Operator):
         if args[6] is not None or dims[5] is not None:
             return _one_by_one(attention_op, size, dims, graph, args)
         y, lse = attention_op(graph, *_fold(size, args[:5], dims[:5]), *args[5:])
-        return (y.unflatten(1, (size, -1)), lse.unflatten(1, (size, -1))), (1, 1)
+        return (heads_of(y, size, 1), heads_of(lse, size, 1)), (1, 1)
 
 
 class _AttentionBackward(Operator):
@@ -161,8 +155,7 @@ class _AttentionBackward(Operator):
             return _one_by_one(attention_backward_op, size, dims, graph, args)
         found = attention_backward_op(graph, *_fold(size, args[:9], dims[:9]), *args[9:])
         outputs = [
-            (f.unflatten(1, (size, -1)), 1) if args[14] >> i & 1 else (f.expand(size, 0), 0)
-            for i, f in enumerate(found)
+            (heads_of(f, size, 1), 1) if args[14] >> i & 1 else (f.expand(size, 0), 0) for i, f in enumerate(found)
         ]
         return tuple(f for f, _ in outputs), tuple(dim for _, dim in outputs)
 

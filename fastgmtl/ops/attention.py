@@ -12,6 +12,7 @@ from fastgmtl import backend, reference
 from fastgmtl.graph import Graph
 from fastgmtl.ops.attend import attend
 from fastgmtl.ops.check import floating_tensor, graph_argument, one_of, same_device
+from fastgmtl.ops.gatv2 import gatv2_score_op
 from fastgmtl.ops.operator import is_transformed
 from fastgmtl.ops.trilinear import sddmm_op
 from fastgmtl.reference.attend import fold_tasks, num_tasks, seed_tensor
@@ -131,7 +132,13 @@ def attention(
     score_dst, score_src, score_type, score_edge = (fold_tasks(given[n], tasks, 2) for n in scores)
     slope = 1.0 if negative_slope is None else float(negative_slope)
     if query is not None and key is not None:
-        products = sddmm_op(graph, query, key, None, False, True) * (query.size(-1) ** -0.5 if scale is None else scale)
+        if att is None:
+            scale = (query.size(-1) or 1) ** -0.5 if scale is None else scale
+            products = sddmm_op(graph, query, key, None, False, True) * scale
+        else:
+            weights = fold_tasks(given["att"].unsqueeze(0), tasks, 3)
+            assert weights is not None
+            products = gatv2_score_op(graph, query, key, weights.squeeze(0), None, None, slope)
         score_edge, slope = products if score_edge is None else products + score_edge, 1.0
     rest = (edge_type, seed if drops else None, slope, float(dropout) if drops else 0.0, dropout_on == "logits")
     assert folded_value is not None

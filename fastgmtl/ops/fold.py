@@ -57,3 +57,17 @@ def each(op: Any, size: int, dims: Any, args: Any) -> Any:
     if op.num_outputs == 1:
         return torch.stack(found), 0
     return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), (0,) * op.num_outputs
+
+
+def into_heads(value: Tensor | None, dim: int | None, size: int, axis: int) -> Tensor | None:
+    """A tensor with K heads at ``axis`` and a batch axis (or to be repeated), with size * K heads there."""
+    if value is None:
+        return None
+    if dim is not None:
+        return value.movedim(dim, axis).flatten(axis, axis + 1)
+    return value.unsqueeze(axis).expand(*[-1] * axis, size, *[-1] * (value.dim() - axis)).flatten(axis, axis + 1)
+
+
+def heads_of(value: Tensor, size: int, axis: int) -> Tensor:
+    """What :func:`into_heads` folded, with the batch at ``axis``."""
+    return value.unflatten(axis, (size, value.size(axis) // size))

@@ -12,7 +12,7 @@ from fastgmtl.graph import Graph
 from fastgmtl.reference.philox import dropout_mask
 
 
-def _wide(value: Tensor) -> Tensor:
+def wide(value: Tensor) -> Tensor:
     """Half precision in float32, the type in which kernels compute."""
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
@@ -27,10 +27,10 @@ def pair_scores(
 ) -> Tensor:
     """``scale * <query_i, key_j>`` or, with ``att``, ``<att, leaky(query_i + key_j)>``, [E, K] in the user's order."""
     src, dst = edge_ends(graph)
-    left, right = _wide(query)[dst], _wide(key)[src]
+    left, right = wide(query)[dst], wide(key)[src]
     if att is None:
         return (left * right).sum(-1) * scale
-    return (leaky_relu(left + right, negative_slope) * _wide(att)).sum(-1)
+    return (leaky_relu(left + right, negative_slope) * wide(att)).sum(-1)
 
 
 def logits(
@@ -45,7 +45,7 @@ def logits(
     """leaky_relu of the sum of the scores of every edge, [E, K] in the user's order."""
     src, dst = edge_ends(graph)
     at = ((score_dst, dst), (score_src, src), (score_type, edge_type), (score_edge, None))
-    terms = [_wide(s) if i is None else _wide(s)[i.long()] for s, i in at if s is not None]
+    terms = [wide(s) if i is None else wide(s)[i.long()] for s, i in at if s is not None]
     return leaky_relu(sum(terms[1:], terms[0]), negative_slope)
 
 
@@ -113,7 +113,7 @@ def attend(
     if mask is not None and not drop_logits:
         weight = weight * mask
     src, dst = edge_ends(graph)
-    message = weight.unsqueeze(-1) * _wide(value)[src]
+    message = weight.unsqueeze(-1) * wide(value)[src]
     out = message.new_zeros(graph.num_dst, *message.shape[1:]).index_add(0, dst, message)
     return out.to(value.dtype), lse, weight.to(value.dtype)
 
@@ -150,16 +150,16 @@ def attend_backward(
         else:
             on_weight = mask
     weight = (logit - lse[dst]).to(logit.dtype).exp()
-    back = _wide(g)[dst]
-    slack = (_wide(g) * _wide(y)).sum(-1)
+    back = wide(g)[dst]
+    slack = (wide(g) * wide(y)).sum(-1)
     if g_lse is not None:
         slack = slack - g_lse.to(slack.dtype)
-    d_score = weight * ((back * _wide(value)[src]).sum(-1) * on_weight - slack[dst]) * slope
-    d_value = torch.zeros_like(_wide(value)).index_add(0, src, (weight * on_weight).unsqueeze(-1) * back)
+    d_score = weight * ((back * wide(value)[src]).sum(-1) * on_weight - slack[dst]) * slope
+    d_value = torch.zeros_like(wide(value)).index_add(0, src, (weight * on_weight).unsqueeze(-1) * back)
     found: list[Tensor | None] = [d_value.to(value.dtype)]
     for score, at in ((score_dst, dst), (score_src, src), (score_type, edge_type)):
         if score is None or at is None:
             found.append(None)
         else:
-            found.append(torch.zeros_like(_wide(score)).index_add(0, at.long(), d_score).to(score.dtype))
+            found.append(torch.zeros_like(wide(score)).index_add(0, at.long(), d_score).to(score.dtype))
     return *found, None if score_edge is None else d_score.to(score_edge.dtype)

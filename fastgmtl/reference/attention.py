@@ -41,7 +41,8 @@ def attention(
     slope = 1.0 if negative_slope is None else negative_slope
     if query is not None and key is not None:
         att = fold_tasks(None if att is None else att.unsqueeze(0), tasks, 3)
-        pairs = pair_scores(graph, query, key, att, query.size(-1) ** -0.5 if scale is None else scale, slope)
+        scale = (query.size(-1) or 1) ** -0.5 if scale is None else scale
+        pairs = pair_scores(graph, query, key, att, scale, slope)
         score_edge, slope = pairs if score_edge is None else pairs + score_edge, 1.0
     seed = seed_tensor(seed, generator, value.device) if training and dropout > 0 else None
     rest = (edge_type, seed, slope, dropout, dropout_on == "logits")

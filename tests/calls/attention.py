@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from calls.base import Call, Draw, Maker, internal
 from fastgmtl import ops, reference
-from fastgmtl.ops import attend
+from fastgmtl.ops import attend, gatv2
+from fastgmtl.ops.operator import Operator
 
 CALLS: dict[str, Maker] = {}
 
@@ -52,6 +54,8 @@ def _fill_attention() -> None:
         ("shared", every, one | features | {"score_src": ("T", "H")}, {"negative_slope": None}),
         ("query", ("value", "query", "key"), features, {}),
         ("query-tasks", ("value", "query", "key", "score_edge"), one | features | {"query": ("T", "H", "c")}, logits),
+        ("gatv2", ("value", "query", "key", "att"), features | {"att": ("H", "c")}, {}),
+        ("gatv2-tasks", ("value", "query", "key", "att"), features | {"att": ("T", "H", "c")}, weights),
         ("drop", gat, one | features, weights),
         ("drop-logits", every, one | features, logits),
         ("weights", every, one | features, {"return_weights": True}),
@@ -78,4 +82,39 @@ def _fill_attention() -> None:
             CALLS[name] = internal(name, attend.attention_backward_op, backward, **values, wanted=wanted)
 
 
+def _gatv2_at(name: str, operator: Operator, edges: bool) -> Maker:
+    """A gatv2 operator where leaky is of other features, which have no gradient: they are not among the tensors."""
+
+    def make(draw: Draw) -> Call:
+        graph, x = draw.graph, _gatv2_operands(draw)
+        other = replace(draw, generator=torch.Generator().manual_seed(2))
+        at = [*(other.heads(side, draw.tasks, draw.width) for side in ("dst", "src")), 0.2]
+        g, options = ((draw.heads("edge", draw.tasks),), (*at, 7)) if edges else ((), at)
+        run, twin = (lambda *t, f=f: f(graph, *t, *options) for f in (operator, operator.reference))
+        return Call(name, graph, (*g, *x), run, twin)
+
+    return make
+
+
+def _gatv2_operands(d: Draw) -> tuple[Tensor, ...]:
+    return d.heads("dst", d.tasks, d.width), d.heads("src", d.tasks, d.width), d.normal(d.tasks, d.width)
+
+
+def _fill_gatv2() -> None:
+    score, backward = gatv2.gatv2_score_op, gatv2.gatv2_backward_op
+    plain = internal("gatv2_score_op-plain", score, lambda d: (*_gatv2_operands(d), None, None), negative_slope=0.2)
+    CALLS["gatv2_score_op-plain"] = plain
+    for wanted in (7, 5):
+        CALLS[f"gatv2_backward_op-{wanted}"] = internal(
+            f"gatv2_backward_op-{wanted}",
+            backward,
+            lambda d: (d.heads("edge", d.tasks), *_gatv2_operands(d), None, None),
+            negative_slope=0.2,
+            wanted=wanted,
+        )
+    CALLS["gatv2_score_op-at"] = _gatv2_at("gatv2_score_op-at", score, False)
+    CALLS["gatv2_backward_op-at"] = _gatv2_at("gatv2_backward_op-at", backward, True)
+
+
 _fill_attention()
+_fill_gatv2()

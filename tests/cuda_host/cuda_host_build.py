@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,16 @@ def _numbers(values: list[int]) -> list[object]:
     return [(ctypes.c_int64 * len(values))(*values), ctypes.c_int64(len(values))]
 
 
+def _views(tensors: Sequence[Tensor | None]) -> object:
+    """An array of pointers to tensors, which it keeps."""
+    return (ctypes.POINTER(_Tensor) * len(tensors))(*(ctypes.pointer(_struct(t)) for t in tensors))
+
+
+def _both(pattern: Pattern, back: Pattern) -> list[object]:
+    parts = [pattern.row_ptr, pattern.col, pattern.edge_id, back.row_ptr, back.col, back.edge_id]
+    return [_views(parts), ctypes.c_int64(pattern.rows), ctypes.c_int64(pattern.cols)]
+
+
 class HostError(RuntimeError):
     """What the host execution reported."""
 
@@ -135,6 +146,10 @@ class Host:
             "sddmm",
             "relation_gate",
             "relation_gate_backward",
+            "attention",
+            "attention_backward",
+            "gatv2_score",
+            "gatv2_backward",
             "gram",
             "combine",
             "task_weights",
@@ -231,6 +246,52 @@ class Host:
     ) -> None:
         head = [method, _view(gram), _view(vector), _view(order), ctypes.c_double(parameter)]
         self._call("cuda_host_task_weights", *head, _view(state), _view(out))
+
+    def attention(
+        self, pattern: Pattern, inputs: list[Tensor | None], numbers: list[float], y: Tensor, lse: Tensor
+    ) -> None:
+        """``inputs``: from value to seed; ``numbers``: slope, dropout, whether it is of logits."""
+        self._call(
+            "cuda_host_attention",
+            *pattern.views(),
+            _views(inputs),
+            (ctypes.c_double * 3)(*numbers),
+            _view(y),
+            _view(lse),
+        )
+
+    def attention_backward(
+        self,
+        pattern: Pattern,
+        back: Pattern,
+        inputs: list[Tensor | None],
+        numbers: list[float],
+        outputs: list[Tensor | None],
+    ) -> None:
+        """``inputs``: from g to seed; ``outputs``: from d_value to d_edge."""
+        self._call(
+            "cuda_host_attention_backward",
+            *_both(pattern, back),
+            _views(inputs),
+            (ctypes.c_double * 3)(*numbers),
+            _views(outputs),
+        )
+
+    def gatv2_score(self, pattern: Pattern, inputs: list[Tensor | None], slope: float, out: Tensor) -> None:
+        """``inputs``: from x_dst to at_src."""
+        self._call("cuda_host_gatv2_score", *pattern.views(), _views(inputs), ctypes.c_double(slope), _view(out))
+
+    def gatv2_backward(
+        self,
+        pattern: Pattern,
+        back: Pattern,
+        inputs: list[Tensor | None],
+        slope: float,
+        outputs: list[Tensor | None],
+    ) -> None:
+        """``inputs``: from g to at_src; ``outputs``: from d_dst to d_att."""
+        head = [*_both(pattern, back), _views(inputs), ctypes.c_double(slope)]
+        self._call("cuda_host_gatv2_backward", *head, _views(outputs))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

@@ -3,6 +3,8 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
+#include "contract/attention.h"
+#include "contract/gatv2.h"
 #include "contract/gram.h"
 #include "contract/relation_gate.h"
 #include "contract/sddmm.h"
@@ -17,6 +19,8 @@ void (*const spmm[])(const SpmmArgs&) = {nullptr};
 void (*const sddmm[])(const SddmmArgs&) = {nullptr};
 void (*const attention[])(const AttentionArgs&) = {nullptr};
 void (*const attention_backward[])(const AttentionBackwardArgs&) = {nullptr};
+void (*const gatv2_score[])(const Gatv2Args&) = {nullptr};
+void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
 void (*const gram[])(const GramArgs&) = {nullptr};
@@ -148,6 +152,57 @@ const char* cuda_host_sddmm(const Tensor* row_ptr, const Tensor* col, const Tens
     fastgmtl::spmm_backward(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("a", *a), call.view("b", *b),
                             call.view("w", *w), call.view("scale", *scale), scale_of_cols, call.view("arg", *arg),
                             arg_of, call.view("y", *y, true), call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_attention(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                const Tensor* const* inputs, const double* numbers, const Tensor* y,
+                                const Tensor* lse) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::attention(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "value"), in(1, "dst"), in(2, "src"),
+                        in(3, "type"), in(4, "edge"), in(5, "edge_type"), in(6, "seed"), numbers[0], numbers[1],
+                        numbers[2] != 0, call.view("y", *y, true), call.view("lse", *lse, true), 1);
+  });
+}
+
+const char* cuda_host_attention_backward(const Tensor* const* pattern, int64_t rows, int64_t cols,
+                                         const Tensor* const* inputs, const double* numbers,
+                                         const Tensor* const* outputs) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    const auto out = [&](int i, const char* name) { return call.view(name, *outputs[i], true); };
+    fastgmtl::attention_backward(call.pattern(*pattern[0], *pattern[1], *pattern[2], cols),
+                                 call.pattern(*pattern[3], *pattern[4], *pattern[5], rows), in(0, "g"), in(1, "g_lse"),
+                                 in(2, "y"), in(3, "lse"), in(4, "value"), in(5, "dst"), in(6, "src"), in(7, "type"),
+                                 in(8, "edge"), in(9, "edge_type"), in(10, "seed"), numbers[0], numbers[1],
+                                 numbers[2] != 0, out(0, "d_value"), out(1, "d_dst"), out(2, "d_src"), out(3, "d_type"),
+                                 out(4, "d_edge"), 1);
+  });
+}
+
+const char* cuda_host_gatv2_score(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                  const Tensor* const* inputs, double slope, const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::gatv2_score(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "x_dst"), in(1, "x_src"), in(2, "att"),
+                          in(3, "at_dst"), in(4, "at_src"), slope, call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_gatv2_backward(const Tensor* const* pattern, int64_t rows, int64_t cols,
+                                     const Tensor* const* inputs, double slope, const Tensor* const* outputs) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    const auto out = [&](int i, const char* name) { return call.view(name, *outputs[i], true); };
+    fastgmtl::gatv2_backward(call.pattern(*pattern[0], *pattern[1], *pattern[2], cols),
+                             call.pattern(*pattern[3], *pattern[4], *pattern[5], rows), in(0, "g"), in(1, "x_dst"),
+                             in(2, "x_src"), in(3, "att"), in(4, "at_dst"), in(5, "at_src"), slope, out(0, "d_dst"),
+                             out(1, "d_src"), out(2, "d_att"), 1);
   });
 }
 

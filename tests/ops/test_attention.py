@@ -56,6 +56,35 @@ def test_gat_is_pyg_s(dropout: float) -> None:
     torch.testing.assert_close(weights, alpha, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_gatv2_is_pyg_s(shared: bool) -> None:
+    conv_type = pytest.importorskip("torch_geometric.nn", reason="needs torch-geometric").GATv2Conv
+    pattern = MEDIUM["power_law"]
+    conv = conv_type(7, 5, heads=3, add_self_loops=False, share_weights=shared, negative_slope=0.3).double()
+    x = randn(pattern.num_src, 7).requires_grad_()
+    want, (_, alpha) = conv(x, pattern.edge_index, return_attention_weights=True)
+    left, right = (lin(x).view(-1, 3, 5) for lin in (conv.lin_r, conv.lin_l))
+    options = {"query": left, "key": right, "att": conv.att[0], "negative_slope": 0.3}
+    got, weights = ops.attention(pattern.graph(), right, **options, return_weights=True)
+    got = got.flatten(1) + conv.bias
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(weights, alpha, rtol=1e-10, atol=1e-12)
+    leaves = [x, *conv.parameters()]
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y.cos().sum(), leaves) for y in (got, want)), rtol=1e-9, atol=1e-11
+    )
+
+
+def test_query_and_key_are_pyg_s_transformer() -> None:
+    conv_type = pytest.importorskip("torch_geometric.nn", reason="needs torch-geometric").TransformerConv
+    pattern = MEDIUM["power_law"]
+    conv = conv_type(7, 5, heads=3, root_weight=False).double()
+    x = randn(pattern.num_src, 7)
+    query, key, value = (lin(x).view(-1, 3, 5) for lin in (conv.lin_query, conv.lin_key, conv.lin_value))
+    got = ops.attention(pattern.graph(), value, query=query, key=key)
+    torch.testing.assert_close(got.flatten(1), conv(x, pattern.edge_index), rtol=1e-10, atol=1e-12)  # type: ignore[union-attr]
+
+
 def test_softmax_over_each_relation_is_a_row_for_each() -> None:
     nodes, relations, heads = 20, 3, 2
     edge_index, kind = MEDIUM["typical"].edge_index % nodes, torch.randint(relations, (700,))
