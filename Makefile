@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: reproduce-rcgrad demo test test-torch bench peers gpu ptxas lint asan wheel clean
+.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis reproduce-rcgrad
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -54,6 +54,14 @@ peers: $(VENV)/built
 # Trainings that were done are kept in results/rcgrad.csv and not repeated.
 reproduce-rcgrad: $(VENV)/built
 	$(RUN) -m scripts.reproduce_rcgrad $(ARGS)
+
+# Tables of SAME into docs/reproduction.md; hours with as many epochs as the paper has: make reproduce-same ARGS="--epochs 1000"
+reproduce-same: $(VENV)/built
+	$(RUN) scripts/reproduce_same.py $(ARGS)
+
+# StrucHIS and its baselines on DBLP; make reproduce-struchis ARGS="--epochs 300 --seeds 3"
+reproduce-struchis: $(VENV)/built
+	$(RUN) -m scripts.reproduce_struchis $(ARGS)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

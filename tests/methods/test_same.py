@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from compare import close
-from same_tables import CONTRADICTIONS, DATASETS, SINGLE, TABLE_1, TABLE_2
 from torch import Tensor, nn
 
 from fastgmtl import Graph
@@ -19,6 +18,7 @@ from fastgmtl.methods.same.episodes import Block, batches, partition
 from fastgmtl.methods.same.inner import adapted
 from fastgmtl.methods.same.meta import by_autograd
 from fastgmtl.methods.same.probes import delta_m
+from fastgmtl.methods.same.published import CONTRADICTIONS, DATASETS, SINGLE, TABLE_1, TABLE_2
 from fastgmtl.nn import GINConv, SAGEConv
 
 Small = Callable[..., Dataset]

@@ -13,6 +13,7 @@ import torch
 
 from fastgmtl.data import Dataset, load
 from fastgmtl.methods import METHODS, Trainer, constant_score
+from fastgmtl.methods.same.head_probes import head_scores
 from fastgmtl.methods.same.probes import PROBES, Probes
 
 Small = Callable[..., Dataset]
@@ -128,6 +129,15 @@ def test_probes_find_what_is_in_the_features(small_graphs: Small, probe: str, va
     probes: Probes = method.probes
     scores = probes.scores(lambda block: block.x, data, "test", PROBES[probe])
     assert scores["node_class"] > 0.9
+    assert set(scores) == set(data.tasks) and all(0 <= v <= 1 for v in scores.values())
+
+
+def test_heads_learn_on_frozen_embeddings(small_graphs: Small) -> None:
+    data = small_graphs(80)
+    probes: Probes = _trainer("esame", data).method.probes
+    torch.manual_seed(0)
+    scores = head_scores(probes, lambda block: 5 * block.x, data, "test", epochs=60)
+    assert scores["node_class"] > constant_score(data.tasks["node_class"], "test") + 0.3
     assert set(scores) == set(data.tasks) and all(0 <= v <= 1 for v in scores.values())
 
 
