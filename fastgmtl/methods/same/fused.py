@@ -139,9 +139,12 @@ class _Whole(torch.autograd.Function):
                 )
             grads = tape.backward(torch.cat([answer.grads[0].detach() for answer in answers]), False)
             ctx.steps.append((tape, answers, grads))
-            weights = [torch.sub(w, g * _column(alpha, g)) for w, g in zip(weights, grads, strict=True)]
+            weights = [torch.addcmul(w, g, _column(alpha, g), value=-1) for w, g in zip(weights, grads, strict=True)]
             heads = [
-                [p - alpha[t] * g.detach() for p, g in zip(head, answers[t].grads[1:], strict=True)]
+                [
+                    torch.addcmul(p, g.detach(), alpha[t], value=-1)
+                    for p, g in zip(head, answers[t].grads[1:], strict=True)
+                ]
                 for t, head in enumerate(heads)
             ]
         tape = Tape(_encoder(plan), plan.episode.target, weights)
@@ -182,7 +185,7 @@ class _Whole(torch.autograd.Function):
                 # The product is linear in its direction: alpha goes into that.
                 along = [w.mul_(_column(alpha, w)) if first else w * _column(alpha, w) for w in weights]
                 found, into_heads = _product(plan, tape, answers, along, heads, alpha, first)
-                totals = [w - f for w, f in zip(totals, found, strict=True)]
+                totals = [w.sub_(f) for w, f in zip(totals, found, strict=True)]
                 heads = [[v - f for v, f in zip(*pair, strict=True)] for pair in zip(heads, into_heads, strict=True)]
             weights = totals
         ctx.steps = ctx.last = None

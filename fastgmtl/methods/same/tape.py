@@ -62,6 +62,7 @@ class Tape:
         self.bounds = block.bounds
         self.weights = weights
         self.layers: list[Layer] = []
+        self._products: Tensor | None = None
         p = block.smooth
         for place in range(len(weights) // 2):
             w, b = weights[2 * place : 2 * place + 2]
@@ -85,7 +86,7 @@ class Tape:
             if layer.inverse is None:
                 layer.bar_v = bar_h
             else:
-                layer.along = _dot(bar_h, layer.h)
+                layer.along = self._dot(bar_h, layer.h)
                 layer.bar_v = torch.addcmul(bar_h, layer.along, layer.h, value=-1).mul_(layer.inverse)
             layer.bar_u = _passed(layer.bar_v, layer.r)
             found = [self._outer(layer.bar_u, layer.p, shared), self._total(layer.bar_u, shared), *found]
@@ -105,13 +106,13 @@ class Tape:
             if place:
                 dp = self._spread(found[-1][1])
                 self._add_product(du, dp, self.weights[2 * place])
-            dv = _passed(du, layer.r)
+            dv = _passed(du, layer.r, du)
             if self._adds(place):
                 dv = dv.add_(found[-1][1])
             if layer.inverse is None:
                 found.append((dp, dv, None))
             else:
-                slope = _dot(layer.h, dv)
+                slope = self._dot(layer.h, dv)
                 found.append((dp, dv.addcmul_(slope, layer.h, value=-1).mul_(layer.inverse), slope))
         return found
 
@@ -125,7 +126,7 @@ class Tape:
                 dot_v = dot_bar_h
             else:
                 assert layer.along is not None
-                along = _dot(dot_bar_h, layer.h).add_(_dot(layer.bar_h, dh))
+                along = self._dot(dot_bar_h, layer.h).add_(self._dot(layer.bar_h, dh))
                 dot_v = torch.addcmul(dot_bar_h, along, layer.h, value=-1)
                 dot_v = dot_v.addcmul_(layer.along, dh, value=-1).addcmul_(slope, layer.bar_v, value=-1)
                 dot_v = dot_v.mul_(layer.inverse)
@@ -156,6 +157,12 @@ class Tape:
         norm = torch.linalg.vector_norm(v, dim=1, keepdim=True)
         inverse = torch.where(norm > SHORTEST, norm.reciprocal(), 0)
         return v * inverse, inverse
+
+    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Of the rows of two matrices as h: [n, 1]. The products have one memory for all calls."""
+        if self._products is None:
+            self._products = torch.empty_like(a)
+        return torch.mul(a, b, out=self._products).sum(1, keepdim=True)
 
     def slices(self) -> list[slice]:
         """Rows of each task."""
@@ -201,10 +208,8 @@ class Tape:
         return u.sum(0) if shared else torch.stack([u[rows].sum(0) for rows in self.slices()])
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(1, keepdim=True)
-
-
-def _passed(v: Tensor, r: Tensor) -> Tensor:
+def _passed(v: Tensor, r: Tensor, out: Tensor | None = None) -> Tensor:
     """v where the relu's output r is positive, else 0."""
-    return torch.ops.aten.threshold_backward(v, r, 0)
+    if out is None:
+        return torch.ops.aten.threshold_backward(v, r, 0)
+    return torch.ops.aten.threshold_backward.grad_input(v, r, 0, grad_input=out)
