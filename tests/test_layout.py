@@ -44,9 +44,6 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("spmm_backward", "fastgmtl/ops/{}.py"): "fastgmtl/ops/trilinear.py",
     ("spmm_backward", "tests/ops/test_{}.py"): "tests/ops/test_gradients.py",
     ("spmm_backward", "bench/bench_{}.py"): "bench/bench_spmm.py",
-    ("gram", "bench/bench_{}.py"): None,
-    ("task_weights", "bench/bench_{}.py"): None,
-    ("combine", "bench/bench_{}.py"): None,
     ("attention_backward", "csrc/cuda/{}.cu"): "csrc/cuda/attention.cu",
     ("attention_backward", "fastgmtl/reference/{}.py"): "fastgmtl/reference/attend.py",
     ("attention_backward", "fastgmtl/ops/{}.py"): "fastgmtl/ops/attend.py",
@@ -68,6 +65,9 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
             ("bench/bench_{}.py", "bench/bench_attention.py"),
         )
     },
+    ("gram", "bench/bench_{}.py"): "bench/bench_gradients.py",
+    ("task_weights", "bench/bench_{}.py"): "bench/bench_gradients.py",
+    ("combine", "bench/bench_{}.py"): "bench/bench_gradients.py",
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
 COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgmtl import ops
 from fastgmtl.gradients.base import Aggregator, GramAggregator
-from fastgmtl.gradients.walk import leaves
+from fastgmtl.gradients.walk import leaves, parting
 from fastgmtl.ops.check import one_of
 
 Loss: TypeAlias = Tensor | Callable[[], Tensor] | None
@@ -90,9 +90,9 @@ def backward(
             What comes after the features gets plain gradients, added over the tasks.
         groups: problems of their own for parts of the shared parameters: "tensor", "module" (the module that owns a
             parameter; a model must be given), or a number for each of the parameters.
-        capture: "loop" differentiates one loss after another and frees the graph with the last. "batched" goes through
-            the graph once for all losses (it falls back to a loop where an operation cannot); the graph stays until the
-            losses are gone.
+        capture: "loop" differentiates one loss after another and frees the graph with the last. "batched" does so down
+            to where the losses' graphs meet, and goes on from there once for all (in a loop where an operation has no
+            rule for it): fewer calls, but T times the memory of a backward; the graph stays until the losses are gone.
         scaler: a ``torch.amp.GradScaler``: the losses are scaled before they are differentiated and ``.grad`` is left
             scaled, as ``scaler.step`` expects; the method sees the gradients themselves.
         retain_graph: keep the graph.
@@ -194,43 +194,78 @@ class _Run:
         return self.update(rows)
 
     def batched(self, losses: Sequence[Loss]) -> Report:
-        """One pass for the parameters that several losses share, one for the others."""
+        """Loss by loss down to what they share, from there one pass for all of them."""
         values = [self.loss(v) for v in losses]
-        there = [v for v in values if v is not None]
-        reach = [leaves([v]) for v in there]
-        count = [sum(id(p) in found for found in reach) for p in self.tensors]
-        shared = [p for p, n in zip(self.tensors, count, strict=True) if n > 1]
-        single = [p for p, n in zip(self.tensors, count, strict=True) if n == 1]
-        if not shared:
+        there = [v for v in values if v is not None and v.grad_fn is not None]
+        part = parting(there)
+        own = [[part.edges[k] for k in mine] for mine in part.of]
+        alone = [leaves([v], nodes={edge.node for edge in mine}) for v, mine in zip(there, own, strict=True)]
+        # What a loss reaches by a way of its own too is left to the loop: the engine follows all ways to a leaf.
+        tied = part.reached & {leaf for found in alone for leaf in found}
+        tensors = [p for p in self.tensors if id(p) in part.reached - tied]
+        if not tensors:
             return self.one_by_one(losses)
-        stacked = torch.stack([v.reshape(()) for v in there])
+        direct: list[Row] = []
+        cotangents: list[list[Tensor | None]] = [[None] * len(values) for _ in part.edges]
+        number = iter(range(len(there)))
+        for t, value in enumerate(values):
+            if value is None or value.grad_fn is None:
+                direct.append([None] * len(self.tensors))
+                continue
+            i = next(number)
+            some = [n for n, p in enumerate(self.tensors) if id(p) in alone[i] | tied]
+            wanted: list[Any] = [*own[i], *(self.tensors[n] for n in some)]
+            found = torch.autograd.grad(value, wanted, retain_graph=True, allow_unused=True)
+            for k, g in zip(part.of[i], found, strict=False):
+                cotangents[k][t] = g
+            row: list[Tensor | None] = [None] * len(self.tensors)
+            for n, g in zip(some, found[len(own[i]) :], strict=True):
+                row[n] = g
+            direct.append(row)
+        used = [k for k, column in enumerate(cotangents) if any(g is not None for g in column)]
+        edges, batches = [part.edges[k] for k in used], [_stack(cotangents[k]) for k in used]
 
-        def through(cotangent: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(stacked, shared, cotangent, retain_graph=True)
+        def through(*cotangents: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(edges, tensors, cotangents, retain_graph=True)
 
-        identity = torch.eye(len(values), device=stacked.device, dtype=stacked.dtype)
-        identity = identity[:, [t for t, v in enumerate(values) if v is not None]]
         try:
-            rows: Any = torch.func.vmap(through)(identity)
+            found = torch.func.vmap(through)(*batches)
         except RuntimeError:
-            rows = [torch.stack(parts) for parts in zip(*map(through, identity.unbind()), strict=True)]
-        if single:
-            plain = torch.autograd.grad(stacked.sum(), single, retain_graph=True)
-            for p, g in zip(single, plain, strict=True):
-                _add(p, g)
-        return self.write(shared, list(rows), [t for t, n in enumerate(count) if n > 1])
+            rows = [through(*(b[t] for b in batches)) for t in range(len(values))]
+            found = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        return self.joined(direct, dict(zip(map(id, tensors), found, strict=True)))
+
+    def joined(self, direct: list[Row], common: dict[int, Tensor]) -> Report:
+        """The update of gradients [T, ...] that came the common way and of those that did not."""
+        shared: list[int] = []
+        rows: list[Tensor] = []
+        for n, p in enumerate(self.tensors):
+            column = [row[n] for row in direct]
+            count = sum(g is not None for g in column)
+            if id(p) not in common and count == 1:
+                _add(p, next(g for g in column if g is not None))
+            elif id(p) in common or count:
+                batch = common.get(id(p))
+                rest = None if count == 0 else _stack(column)
+                both = batch if rest is None else rest if batch is None else batch + rest
+                assert both is not None
+                shared.append(n)
+                rows.append(both)
+        return self.write([self.tensors[n] for n in shared], rows, shared)
 
     def at_features(self, losses: Sequence[Loss], features: list[Tensor]) -> Report:
         """The aggregator works on the gradients of the features; the trunk before them has one backward."""
         values = [self.loss(v) for v in losses]
         if any(not z.requires_grad or z.grad_fn is None for z in features):
             raise ValueError("backward: features must be computed from parameters that require grad")
-        rows: list[Row] = []
+        before, rows = leaves(features), list[Row]()
         for t, value in enumerate(values):
             if value is None:
                 rows.append([None] * len(features))
                 continue
             own = leaves([value], stop=features)
+            if own & before & set(map(id, self.tensors)):
+                raise ValueError("backward: a parameter is used both before the features and after them")
             heads = [p for p in self.tensors if id(p) in own]
             keep = self.retain_graph or t < len(values) - 1
             found = torch.autograd.grad(value, [*features, *heads], retain_graph=keep, allow_unused=True)
@@ -238,7 +273,6 @@ class _Run:
             for p, g in zip(heads, found[len(features) :], strict=True):
                 if g is not None:
                     _add(p, g)
-        before = leaves(features)
         trunk = [p for p in self.tensors if id(p) in before]
         if all(g is None for row in rows for g in row):
             raise ValueError("backward: no loss depends on the features")
@@ -303,6 +337,12 @@ class _Run:
                     for n, value in zip(some, ops.combine(part, weights, into, adds, groups=of), strict=True):
                         found[n] = value
         return found, Report(weights.detach(), gram)
+
+
+def _stack(column: Sequence[Tensor | None]) -> Tensor:
+    """[T, ...], zeros for what is missing."""
+    like = next(g for g in column if g is not None)
+    return torch.stack([torch.zeros_like(like) if g is None else g for g in column])
 
 
 def _some(rows: Any, places: list[int]) -> Any:

@@ -98,8 +98,8 @@ def test_stacked_and_unaligned(host: Host) -> None:
         torch.testing.assert_close(result.double(), weights[0] @ wide, rtol=0, atol=8 * TOLERANCE[dtype])
 
 
-def test_same_bits_again_and_ten_thousand_terms(host: Host) -> None:
-    matrix = torch.randn(2, 40_000, generator=torch.Generator().manual_seed(2))
+def test_same_bits_again_and_more_pieces_than_lanes(host: Host) -> None:
+    matrix = torch.randn(2, 80_000, generator=torch.Generator().manual_seed(2))
     out, again = (torch.zeros(1, 2, 2, dtype=torch.float64) for _ in range(2))
     host.gram(Rows((matrix,), 2, True), None, [], out)
     host.gram(Rows((matrix,), 2, True), None, [], again)

@@ -323,6 +323,13 @@ def test_expanded_gradients() -> None:
     assert v.grad.tolist() == [1.0, 2.0, 3.0, 4.0]  # type: ignore[union-attr]
 
 
+def test_features_and_tied_weights() -> None:
+    w = torch.ones(3, 3, requires_grad=True)
+    z = torch.ones(2, 3) @ w
+    with pytest.raises(ValueError, match="used both before the features and after them"):
+        fastgmtl.backward([z.sum(), (z @ w.T).sum()], [w], gradients.Sum(), features=z)
+
+
 def refused() -> list[tuple[Callable[[], object], type[Exception], str]]:
     model = Model()
     losses, mean = model.losses(model.features(X)), gradients.Mean()
@@ -364,3 +371,21 @@ def test_refused(index: int) -> None:
     call, error, message = refused()[index]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_batched_where_graphs_meet_in_several_places() -> None:
+    """Losses of one operation, a loss that is a part of another, a leaf that a loss reaches by two ways."""
+    w, v = (torch.randn(4, generator=cases.generator(name), dtype=torch.float64, requires_grad=True) for name in "wv")
+
+    def losses() -> list[Tensor]:
+        z = (w * v).tanh()
+        parts = torch.stack([z.sum(), (z**2).sum()]).unbind()
+        return [parts[0], parts[1], parts[0] * 2 + w.sum(), (v * w.detach()).sum()]
+
+    for method in (gradients.Sum, gradients.MGDA):
+        found = []
+        for capture in gradients.capture.CAPTURES:
+            w.grad = v.grad = None
+            fastgmtl.backward(losses(), [w, v], method(), capture=capture)
+            found.append((w.grad, v.grad))
+        close(*found, torch.float64)  # type: ignore[arg-type]
