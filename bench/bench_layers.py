@@ -18,6 +18,7 @@ from bench import graphs
 from bench.floor import spmm_gather
 from bench.harness import OURS, Case, Floors, Provider, Settings, cases, difference
 from bench.peers import Absent, csr, need
+from fastgmtl import HeteroGraph
 from fastgmtl import nn as ours
 
 CHANNELS = 64
@@ -163,3 +164,48 @@ def test_relations(benchmark: Any, settings: Settings, size: str, threads: int, 
     )
     floors = Floors(None, spmm_gather(graph, CHANNELS, "fwdbwd", threads), 4 * graph.num_dst * CHANNELS)
     settings.measure(benchmark, case, providers, floors)
+
+
+NODES = {"author": 4057, "paper": 14_328, "term": 7723}  # of DBLP, as are the numbers of edges
+PAIRS = {("author", "paper"): 19_645, ("paper", "term"): 85_810}
+
+
+@pytest.mark.parametrize("threads", cases((1, 2), quick=lambda threads: threads == 1))
+def test_hgt(benchmark: Any, settings: Settings, threads: int) -> None:
+    """HGTConv with four heads over six relations, of the sizes of DBLP."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    edges = {(t, "self", t): torch.arange(NODES[t]).repeat(2, 1) for t in ("author", "paper")}
+    for (src, dst), count in PAIRS.items():
+        pairs = torch.stack([torch.randint(NODES[t], (count,)) for t in (src, dst)])
+        edges |= {(src, "to", dst): pairs, (dst, "to", src): pairs.flip(0)}
+    graph, metadata = HeteroGraph.from_dict(edges, NODES), (list(NODES), list(edges))
+    conv = ours.HGTConv(CHANNELS, CHANNELS, metadata, 4)
+    x = {t: graphs.random(n, CHANNELS).requires_grad_() for t, n in NODES.items()}
+    grad = {t: graphs.random(n, CHANNELS, seed=1) for t, n in NODES.items()}
+
+    def step(layer: nn.Module, edges: Any) -> Callable[[], Any]:
+        def run() -> tuple[Tensor, ...]:
+            out = layer(x, edges)
+            leaves = [*x.values(), *layer.parameters()]
+            return (*out.values(), *torch.autograd.grad(list(out.values()), leaves, [grad[t] for t in out]))
+
+        return run
+
+    providers: dict[str, Provider | str] = {OURS: Provider(step(conv, graph))}
+    try:
+        need("torch_geometric")
+        import torch_geometric.nn as pyg
+
+        peer = pyg.HGTConv(CHANNELS, CHANNELS, metadata, 4)
+        peer.load_state_dict(conv.state_dict())
+        wanted = step(peer, edges)()
+        providers = {
+            OURS: Provider(step(conv, graph), lambda result: difference(result, wanted)),
+            "PyG, edge_index": Provider(step(peer, edges)),
+        }
+    except Absent as reason:
+        providers["PyG, edge_index"] = str(reason)
+    total, number = sum(NODES.values()), sum(graph.num_edges.values())
+    case = Case("layers", "HGTConv, 6 relations, 4 heads", "train step", threads, total, number, CHANNELS)
+    settings.measure(benchmark, case, providers, Floors(None, None, 4 * total * CHANNELS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fastgmtl import convert
-from fastgmtl.graph import Graph
+from fastgmtl.graph import Graph, _plain
 
 Relation = tuple[str, str, str]  # (source type, name, destination type)
 
@@ -98,8 +100,10 @@ class HeteroGraph:
     num_nodes: Mapping[str, int]
     num_edges: Mapping[Relation, int]
     device: torch.device
+    _counts: dict[str, int]  # num_nodes, for what is compiled: Dynamo does not follow the proxy
     _starts: dict[str, int]
     _packed: dict[str, Packed]
+    _lazy: dict[str, Any]
 
     def __init__(self, num_nodes: Mapping[str, int], relations: Iterable[Relation], packed: Mapping[str, Packed]):
         """Wrap patterns that are known to be valid; use a ``from_`` method for anything else."""
@@ -110,10 +114,12 @@ class HeteroGraph:
             node_types=tuple(num_nodes),
             relations=relations,
             num_nodes=MappingProxyType(dict(num_nodes)),
+            _counts=dict(num_nodes),
             num_edges=MappingProxyType({relation: edges[relation] for relation in relations}),
             device=next((p.graph.device for p in packed.values()), torch.device("cpu")),
             _starts=dict(zip(num_nodes, starts, strict=False)),
             _packed=dict(packed),
+            _lazy={},
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -176,7 +182,35 @@ class HeteroGraph:
     def rows(self, node_type: str) -> slice:
         """Where the nodes of a type are in a table of all nodes."""
         start = self._starts[self._known(node_type)]
-        return slice(start, start + self.num_nodes[node_type])
+        return slice(start, start + self._counts[node_type])
+
+    def out_of(self, node_type: str) -> tuple[Relation, ...]:
+        """The relations that leave a node type, in order."""
+        self._known(node_type)
+        return tuple(relation for relation in self.relations if relation[0] == node_type)
+
+    def by_source(self) -> Graph:
+        """All edges as one pattern: a row for each node, a column for each (node, relation out of its type). Kept.
+
+        Rows are the nodes of all types in turn; columns, for each type in turn, its nodes and for each of these its
+        relations (:meth:`out_of`). So a table of what each node sends along each relation is [N_type * R_type, d] of
+        the types below each other. Edges are in the order of :meth:`to_homogeneous`.
+        """
+        if "by_source" not in self._lazy:
+            with _plain():
+                self._lazy["by_source"] = self._sources()
+        return self._lazy["by_source"]
+
+    def _sources(self) -> Graph:
+        leaving = {t: self.out_of(t) for t in self.node_types}
+        sizes = [self._counts[t] * len(leaving[t]) for t in self.node_types]
+        first = dict(zip(self.node_types, [0, *accumulate(sizes)], strict=False))
+        parts = [torch.empty(2, 0, dtype=torch.int64, device=self.device)]
+        for relation, (src, dst) in self.edge_index_dict().items():
+            others = leaving[relation[0]]
+            columns = first[relation[0]] + src * len(others) + others.index(relation)
+            parts.append(torch.stack([columns, self._starts[relation[2]] + dst]))
+        return Graph.from_edge_index(torch.cat(parts, dim=1), sum(sizes), sum(self._counts.values()))
 
     def join_nodes(self, values: Mapping[str, Tensor]) -> Tensor:
         """Per-node values of each type, [N_type, ...], as one table [N, ...] of all nodes."""
@@ -184,7 +218,7 @@ class HeteroGraph:
 
     def split_nodes(self, value: Tensor) -> dict[str, Tensor]:
         """A table [N, ...] of all nodes by node type: undoes :meth:`join_nodes`."""
-        return dict(zip(self.node_types, value.split(list(self.num_nodes.values())), strict=True))
+        return dict(zip(self.node_types, value.split(list(self._counts.values())), strict=True))
 
     def edge_index_dict(self) -> dict[Relation, Tensor]:
         """Edge indices by relation, int64 [2, E_r], as they were given to :meth:`from_dict`."""
@@ -200,7 +234,7 @@ class HeteroGraph:
         from torch_geometric.data import HeteroData
 
         data = HeteroData()
-        for node_type, number in self.num_nodes.items():
+        for node_type, number in self._counts.items():
             data[node_type].num_nodes = number
         for relation, edges in self.edge_index_dict().items():
             data[relation].edge_index = edges
@@ -211,8 +245,8 @@ class HeteroGraph:
         start, edges = self._starts, self.edge_index_dict()
         parts = [e + e.new_tensor([[start[r[0]]], [start[r[2]]]]) for r, e in edges.items()]
         pairs = torch.cat([torch.empty(2, 0, dtype=torch.int64, device=self.device), *parts], dim=1)
-        total = sum(self.num_nodes.values())
-        kinds = [_numbered(sizes.values(), self.device) for sizes in (self.num_edges, self.num_nodes)]
+        total = sum(self._counts.values())
+        kinds = [_numbered(sizes.values(), self.device) for sizes in (self.num_edges, self._counts)]
         return Homogeneous(Graph.from_edge_index(pairs, total, total), *kinds)
 
     # ------------------------------------------------------------------------------------------- changed copies
@@ -226,25 +260,25 @@ class HeteroGraph:
     def add_self_relations(self, node_types: Iterable[str] | None = None) -> HeteroGraph:
         """The graph with (a, self, a) appended for each node type given, or for all: one edge i -> i for each node."""
         chosen = [self._known(t) for t in (self.node_types if node_types is None else node_types)]
-        loops = {t: torch.arange(self.num_nodes[t], device=self.device).repeat(2, 1) for t in chosen}
+        loops = {t: torch.arange(self._counts[t], device=self.device).repeat(2, 1) for t in chosen}
         return self._with({(t, "self", t): e for t, e in loops.items()})
 
     def _with(self, more: Mapping[Relation, Tensor]) -> HeteroGraph:
         taken = next((relation for relation in more if relation in self.num_edges), None)
         if taken is not None:
             raise ValueError(f"HeteroGraph: relation {_show(taken)} must not be there already")
-        return HeteroGraph.from_dict(self.edge_index_dict() | dict(more), self.num_nodes)
+        return HeteroGraph.from_dict(self.edge_index_dict() | dict(more), self._counts)
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """The graph on another device, with what has been computed for it; itself if it is there already."""
         if torch.device(device) == self.device:
             return self
-        return HeteroGraph(self.num_nodes, self.relations, {t: p.to(device) for t, p in self._packed.items()})
+        return HeteroGraph(self._counts, self.relations, {t: p.to(device) for t, p in self._packed.items()})
 
     # ------------------------------------------------------------------------------------------- the rest
 
     def _known(self, node_type: str) -> str:
-        if node_type not in self.num_nodes:
+        if node_type not in self._counts:
             known = ", ".join(self.node_types)
             raise ValueError(f"HeteroGraph: node type {node_type!r} is unknown; this graph has {known or 'none'}")
         return node_type
@@ -256,12 +290,44 @@ class HeteroGraph:
         return relation
 
     def __reduce__(self) -> Any:
-        return HeteroGraph, (dict(self.num_nodes), self.relations, self._packed)
+        return HeteroGraph, (dict(self._counts), self.relations, self._packed)
 
     def __repr__(self) -> str:
-        nodes = ", ".join(f"{t}={n}" for t, n in self.num_nodes.items())
+        nodes = ", ".join(f"{t}={n}" for t, n in self._counts.items())
         edges = ", ".join(f"{_show(r)}={n}" for r, n in self.num_edges.items())
         return f"HeteroGraph(nodes: {nodes or 'none'}; edges: {edges or 'none'}; device='{self.device}')"
+
+
+_known_graphs: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def as_hetero(edges: Any, num_nodes: Mapping[str, int]) -> HeteroGraph:
+    """The HeteroGraph of what a layer is given: a HeteroGraph, or a dict of edge indices or sparse matrices (adj_t).
+
+    That of a dict is kept as long as its first tensor lives and none of its tensors is changed in place or replaced.
+    """
+    if isinstance(edges, HeteroGraph):
+        if edges._counts != dict(num_nodes):
+            raise ValueError(f"the graph has the nodes {edges._counts}, the features are for {dict(num_nodes)}")
+        return edges
+
+    def make() -> HeteroGraph:
+        plain = {
+            r: e if isinstance(e, Tensor) and e.layout == torch.strided else convert.sparse_to_coo(e)[0]
+            for r, e in edges.items()
+        }
+        return HeteroGraph.from_dict(plain, num_nodes)
+
+    tensors = list(edges.values()) if isinstance(edges, Mapping) else []
+    if not tensors or not all(isinstance(e, Tensor) and not e.is_inference() for e in tensors):
+        return make()
+    stamp = tuple(edges), tuple(id(e) for e in tensors), tuple(e._version for e in tensors), tuple(num_nodes.items())
+    known = _known_graphs.get(tensors[0])
+    if known is None or known[0] != stamp or any(ref() is not e for ref, e in zip(known[1], tensors, strict=True)):
+        with _plain():
+            known = (stamp, [weakref.ref(e) for e in tensors], make())
+        _known_graphs[tensors[0]] = known
+    return known[2]
 
 
 def _show(relation: Relation) -> str:

@@ -4,6 +4,7 @@ from fastgmtl.nn.experts import PLE, Experts, MMoE, MultiSFS, SharedBottom
 from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
+from fastgmtl.nn.hgt_conv import HGTConv
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
 from fastgmtl.nn.rgcn_conv import RGCNConv
@@ -17,6 +18,7 @@ __all__ = [
     "GCNConv",
     "GINConv",
     "GraphConv",
+    "HGTConv",
     "Linear",
     "MMoE",
     "MoleculeEncoder",

@@ -94,6 +94,11 @@ def test_nothing_of_something(host: Host, size: tuple[int, ...]) -> None:
     check(host, size, torch.float32, False, False, True, rows=2)
 
 
+def test_many_rows_of_partial_sums(host: Host) -> None:
+    """More than the threads that add up a column take one each."""
+    check(host, (40, 2, 2, 2, 8), torch.float32, True, False, False, rows=40)
+
+
 def test_unaligned_pointers(host: Host) -> None:
     """Contiguous tensors that do not start at 16 bytes take the path of single elements."""
     z = randn(0, torch.float32, 5 * 2 * 2 * 8 + 1)[1:].reshape(5, 2, 2, 8)

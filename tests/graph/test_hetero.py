@@ -103,6 +103,24 @@ def test_values_of_nodes_and_edges_go_there_and_back(graph: HeteroGraph) -> None
         torch.testing.assert_close(sums[:, r], want)
 
 
+def test_by_source(graph: HeteroGraph) -> None:
+    """What each node sends along each relation, received: the same as relation by relation."""
+    pattern = graph.by_source()
+    assert graph.by_source() is pattern
+    assert torch.equal(pattern.edge_rows().bincount(minlength=14), graph.to_homogeneous().graph.in_degree())
+    leaving = {t: graph.out_of(t) for t in graph.node_types}
+    assert leaving["venue"] == (("venue", "of", "paper"),) and leaving["nobody"] == ()
+    sent = {t: torch.randn(n, len(leaving[t]), 2) for t, n in NODES.items()}
+    got = graph.split_nodes(ops.spmm(pattern, torch.cat([v.flatten(0, 1) for v in sent.values()])))
+    for node_type, number in NODES.items():
+        want = torch.zeros(number, 2)
+        for relation, (src, dst) in edges().items():
+            if relation[2] == node_type:
+                place = leaving[relation[0]].index(relation)
+                want = want.index_add(0, dst, sent[relation[0]][src, place])
+        torch.testing.assert_close(got[node_type], want)
+
+
 def test_pyg_and_back(graph: HeteroGraph) -> None:
     pytest.importorskip("torch_geometric", reason="needs torch-geometric")
     data = graph.to_hetero_data()
