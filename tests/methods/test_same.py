@@ -10,6 +10,7 @@ import pytest
 import torch
 from compare import close
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastgmtl import Graph
 from fastgmtl.data import Dataset
@@ -17,6 +18,7 @@ from fastgmtl.methods.same import Encoder, Episode, Graphs, Model, episodes, met
 from fastgmtl.methods.same.episodes import Block, batches, partition
 from fastgmtl.methods.same.inner import adapted
 from fastgmtl.methods.same.meta import by_autograd
+from fastgmtl.methods.same.model import head
 from fastgmtl.methods.same.probes import delta_m
 from fastgmtl.methods.same.published import CONTRADICTIONS, DATASETS, SINGLE, TABLE_1, TABLE_2
 from fastgmtl.nn import GINConv, SAGEConv
@@ -73,6 +75,34 @@ def test_encoder_is_the_dense_formula(small_graphs: Small, residual: bool, norma
     _close(encoder(block.x, block.graph), h, torch.float64)
 
 
+@pytest.mark.parametrize("variant", ["as_described", "as_released"])
+def test_heads_are_their_formulas(small_graphs: Small, variant: Any) -> None:
+    data = small_graphs(dtype=torch.float64)
+    tasks, episode = tasks_of(data), _episodes(data)[0]
+    heads = {t.name: head(t, WIDTH, variant).double() for t in tasks}
+    queries = {name: part.support_query for name, part in episode.parts.items()}
+    h = {name: torch.randn(part.support.x.size(0), WIDTH).double() for name, part in episode.parts.items()}
+    released = variant == "as_released"
+
+    one, query = heads["graph_class"], queries["graph_class"]
+    nodes, owner = query.index.edge_index()
+    p = one.first(h["graph_class"]).relu()
+    groups = [p[nodes[owner == g]] for g in range(query.target.numel())]
+    pooled = torch.stack([g.sum(0) if released else g.mean(0) for g in groups])
+    _close(one(h["graph_class"], query), F.cross_entropy(one.second(pooled), query.target), torch.float64)
+
+    one, query = heads["node_class"], queries["node_class"]
+    wanted = F.cross_entropy(one.linear(h["node_class"])[query.index], query.target)
+    _close(one(h["node_class"], query), wanted, torch.float64)
+
+    one, query = heads["link"], queries["link"]
+    ends = [one.first(h["link"][side]) for side in query.index]
+    score = one.second(torch.cat(ends if released else [e.relu() for e in ends], 1))[:, 0]
+    score = score.sigmoid().clamp(1e-8, 1 - 1e-8) if released else score
+    wanted = F.binary_cross_entropy_with_logits(score, query.target.double())
+    _close(one(h["link"], query), wanted, torch.float64)
+
+
 # ------------------------------------------------------------------------------------------------ (b) sizes
 
 
@@ -108,6 +138,10 @@ def test_sizes_of_support_and_target(small_graphs: Small, variant: Any) -> None:
     kept = sum(int(0.8 * m + 1e-9) for m in edges)
     assert lp.support is lp.target and lp.support.graph.num_edges == 2 * kept
     assert lp.support_query.target.sum() == kept and lp.target_query.target.sum() == sum(edges) - kept
+    free = [graphs.non_edges(g).size(1) for g in range(10, 15)]
+    missing = sum(int(0.8 * m + 1e-9) for m in free)
+    assert int((lp.support_query.target == 0).sum()) == missing
+    assert int((lp.target_query.target == 0).sum()) == sum(free) - missing
 
 
 def test_released_negatives_are_the_first_non_edges(small_graphs: Small) -> None:

@@ -167,6 +167,16 @@ def test_config_refuses(small_graphs: Small, mixed: Dataset) -> None:
         _trainer("esame", load("debian"))
 
 
+@pytest.mark.parametrize("name", ["PROTEINS", "PROTEINS_full"])
+def test_other_tu_data_sets_are_read_from_their_folder(data_root: Path, name: str) -> None:
+    data = load(str(data_root / "tu" / name))
+    method = METHODS["isame"]
+    made = method.build(data, method.config_type(hidden=8), torch.Generator().manual_seed(0))
+    batches = list(made.batches(data))
+    assert len(batches) == 779 // 16 + (779 % 16 >= 6)
+    assert all(math.isfinite(v.item()) for v in made.step(batches[-1]).values())
+
+
 # By so much a probe must beat the best constant prediction on ENZYMES after a few epochs (links: 0.5).
 MARGINS = {"graph_class": 0.15, "node_class": 0.3, "link": 0.05}
 

@@ -5,7 +5,7 @@ Source: the baselines of Buffelli and Vandin (IJCNN 2022), with the same encoder
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,5 +143,6 @@ class FinetuneMulti(Classical):
         """All tasks, then the chosen ones."""
         return self.tasks if int(self.epoch) <= self.first else self.chosen
 
-    def _mean(self, score: Mapping[str, float]) -> float:
-        return sum(score[task.name] for task in self.chosen) / len(self.chosen)
+    def watched(self) -> Sequence[Task]:
+        """The chosen ones."""
+        return self.chosen

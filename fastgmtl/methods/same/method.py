@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from fastgmtl.data import Dataset
+from fastgmtl.data import Dataset, Task
 from fastgmtl.methods.panel import Plot
 from fastgmtl.methods.same import pictures
 from fastgmtl.methods.same.episodes import Episode, Graphs, Kind, Variant, episodes, graph_split, tasks_of
@@ -127,7 +127,12 @@ class Embedder(Method):
         return self._mean(epoch.score) > self._mean(best.score)
 
     def _mean(self, score: Mapping[str, float]) -> float:
-        return sum(score[task.name] for task in self.tasks) / len(self.tasks)
+        values = [v for task in self.watched() if not math.isnan(v := score[task.name])]
+        return sum(values) / len(values) if values else math.nan
+
+    def watched(self) -> Sequence[Task]:
+        """The tasks whose scores say which weights are best."""
+        return self.tasks
 
 
 class ISame(Embedder):
