@@ -172,7 +172,7 @@ def test_other_tu_data_sets_are_read_from_their_folder(data_root: Path, name: st
     data = load(str(data_root / "tu" / name))
     method = METHODS["isame"]
     made = method.build(data, method.config_type(hidden=8), torch.Generator().manual_seed(0))
-    batches = list(made.batches(data))
+    batches = list(made.batches(data, torch.Generator()))
     assert len(batches) == 779 // 16 + (779 % 16 >= 6)
     assert all(math.isfinite(v.item()) for v in made.step(batches[-1]).values())
 
