@@ -15,7 +15,7 @@ import cases
 
 from fastgmtl import Graph
 
-SIZES = cases.SIZES
+SIZES, EXPONENT = cases.SIZES, cases.EXPONENT
 
 
 def edges(size: str, kind: str = "power_law") -> Tensor:

@@ -112,6 +112,8 @@ PATTERNS = _patterns("small", 5, 9)
 MEDIUM = _patterns("medium", 60, 700)
 
 
+# In the benches' power-law graphs the node of rank r has (expected) degree in proportion to r ** -EXPONENT.
+EXPONENT = 0.6
 # Nodes and edges of the benches, by name.
 SIZES = {
     "tiny": (2_000, 20_000),
@@ -128,8 +130,7 @@ def large(kind: str, num_nodes: int, num_edges: int, distinct: bool = False) -> 
     ``distinct``: no parallel edges, which the sparse gradients of PyTorch merge, and sorted by destination.
     """
     g = generator(f"{kind}-{num_nodes}-{num_edges}")
-    # A node of rank r has degree in proportion to r^-0.6.
-    draw = functools.partial(power_law_edges, exponent=1 + 1 / 0.6) if distinct else power_law_edges
+    draw = functools.partial(power_law_edges, exponent=1 + 1 / EXPONENT) if distinct else power_law_edges
 
     def edges(count: int) -> Tensor:
         return draw(num_nodes, count, g) if kind == "power_law" else random_edges(num_nodes, num_nodes, count, g)
