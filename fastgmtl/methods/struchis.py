@@ -210,7 +210,7 @@ class StrucHIS(Heads):
             assert isinstance(layer, StrucHISLayer)
             for node_type in layer.gates:
                 rows, into = batch.hetero.rows(node_type), batch.hetero.packed(node_type).relations
-                relations = [r[1] for r in into] if layer.sharing == "relation" else ["all"]
+                relations = [f"{r[0]} {r[1]}" for r in into] if layer.sharing == "relation" else ["all"]
                 mean = layer.gate_logits(node_type, h[rows], h[rows]).softmax(2).mean(0)  # [R, from, into]
                 found.append(
                     Panel(

@@ -149,7 +149,7 @@ def test_panels_show_the_gates() -> None:
     assert [panel.title for panel in panels] == [f"level {k}, {t}" for k in (1, 2) for t in ("a", "b")]
     first = panels[0]
     assert first.columns == ("class", "labels", "number")
-    assert first.rows[:3] == ("ba: class", "ba: labels", "ba: number") and len(first.rows) == 6
+    assert first.rows[:3] == ("b ba: class", "b ba: labels", "b ba: number") and len(first.rows) == 6
     for panel in panels:
         torch.testing.assert_close(torch.tensor(panel.values).sum(1), torch.ones(len(panel.rows)))
 
