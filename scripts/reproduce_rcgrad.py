@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 import shlex
 import sys
 import time
@@ -13,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastgmtl.cli.options import parse
 from fastgmtl.data import load
 from fastgmtl.methods import METHODS, Trainer
-from scripts.reproduction import spread, table, write_section
+from scripts.reproduction import configured, measured, spread, table, write_section
 
 DATA = ("bace", "bbbp", "clintox", "sider", "tox21")
 # Test ROC-AUC of fine-tuning a pre-trained GIN (Hu et al., ICLR 2020); of RCGrad's table only the headline is at hand.
@@ -53,48 +50,20 @@ class Plan:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The first columns of its row."""
+        """What it is."""
         return self.data, self.run, str(self.seed), str(self.epochs), " ".join(self.settings)
 
     def measure(self) -> tuple[str, ...]:
-        """Train; the row: val and test ROC-AUC of the weights of the best val epoch."""
+        """Train; val and test ROC-AUC of the weights of the best val epoch."""
         method, changes = RUNS[self.run]
-        kind = METHODS[method].config_type
-        # Fine-tuning has no auxiliary tasks to choose.
-        keys = {field.name for field in dataclasses.fields(kind)}
-        settings = [setting for setting in self.settings if setting.partition("=")[0] in keys]
-        config = parse(kind, settings, {**changes, "epochs": self.epochs, "patience": self.epochs})
+        config = configured(method, changes, self.settings, self.epochs)
         start, data = time.perf_counter(), load(f"moleculenet:{self.data}")
         trainer = Trainer(METHODS[method], data, config, self.seed)
         for _ in trainer:
             pass
         assert trainer.best is not None
         val, test = (trainer.evaluate_best(split)[self.data] for split in ("val", "test"))
-        return (*self.key, str(trainer.best.epoch), repr(val), repr(test), f"{time.perf_counter() - start:.1f}")
-
-
-def known(path: Path) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Rows measured before, by their first columns."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {tuple(row[: len(HEAD) - 4]): tuple(row) for row in list(csv.reader(file))[1:]}
-
-
-def measured(plans: Sequence[Plan], path: Path, minutes: float) -> list[tuple[str, ...]]:
-    """The rows of the plans; those not in the file yet are added as long as there is time to begin them."""
-    rows, start = known(path), time.perf_counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not rows:
-        path.write_text(",".join(HEAD) + "\n")
-    for plan in plans:
-        if plan.key in rows or time.perf_counter() - start > 60 * minutes:
-            continue
-        rows[plan.key] = plan.measure()
-        with path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(rows[plan.key])
-        print(*rows[plan.key], sep="  ", flush=True)
-    return [rows[plan.key] for plan in plans if plan.key in rows]
+        return str(trainer.best.epoch), repr(val), repr(test), f"{time.perf_counter() - start:.1f}"
 
 
 def section(rows: Sequence[tuple[str, ...]]) -> str:
@@ -133,7 +102,7 @@ def main() -> None:
         for name in arguments.data
         for run in arguments.runs
     ]
-    rows = measured(plans, arguments.out, arguments.minutes)
+    rows = measured(plans, HEAD, arguments.out, arguments.minutes)
     changed = f"; settings {', '.join(arguments.set)}" if arguments.set else ""
     note = f"Test ROC-AUC in percent at the epoch with the best val score, {arguments.epochs} epochs{changed}; {NOTE}"
     command = shlex.join(["python", "-m", "scripts.reproduce_rcgrad", *sys.argv[1:]])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import datetime
 import platform
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 import fastgmtl
+from fastgmtl.cli.options import parse
+from fastgmtl.methods import METHODS
+from fastgmtl.methods.training import TrainConfig
 
 BOOK = Path(__file__).resolve().parents[1] / "docs" / "reproduction.md"
 HEAD = """# What was reproduced
@@ -18,6 +25,47 @@ HEAD = """# What was reproduced
 Published figures beside those of this package, whatever they show. Every section is written by the command that it
 names; means and deviations (of a sample) are over seeds or folds.
 """
+
+
+class Plan(Protocol):
+    """What is measured: one training, or a few that belong together."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it is: the first columns of its row."""
+
+    def measure(self) -> tuple[str, ...]:
+        """What was found: the other columns."""
+
+
+def configured(method: str, changes: Mapping[str, Any], settings: Sequence[str], epochs: int) -> TrainConfig:
+    """The method's settings: what differs from its defaults, and KEY=VALUE for those that it has."""
+    kind = METHODS[method].config_type
+    keys = {field.name for field in dataclasses.fields(kind)}
+    mine = [setting for setting in settings if setting.partition("=")[0] in keys]
+    return parse(kind, mine, {**changes, "epochs": epochs, "patience": epochs})
+
+
+def measured(
+    plans: Sequence[Plan], head: Sequence[str], path: Path, minutes: float = float("inf")
+) -> list[tuple[str, ...]]:
+    """The rows of the plans; those not in the file yet are added as long as there is time to begin them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(",".join(head) + "\n")
+    with path.open(newline="") as file:
+        kept = [tuple(row) for row in list(csv.reader(file))[1:]]
+    found, start = [], time.perf_counter()
+    for plan in plans:
+        row = next((row for row in kept if row[: len(plan.key)] == plan.key), None)
+        if row is None and time.perf_counter() - start <= 60 * minutes:
+            row = (*plan.key, *plan.measure())
+            with path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(row)
+            print(*row, sep="  ", flush=True)
+        if row is not None:
+            found.append(row)
+    return found
 
 
 def write_section(name: str, title: str, command: str, text: str) -> None:

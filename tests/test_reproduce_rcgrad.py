@@ -47,15 +47,15 @@ def test_what_was_measured_is_kept(script: ModuleType, tmp_path: Path, monkeypat
         done.append(plan.run)
         if len(done) == 3:
             raise KeyboardInterrupt
-        return (*plan.key, "1", "0.5", "0.6", "1.0")
+        return "1", "0.5", "0.6", "1.0"
 
     monkeypatch.setattr(script.Plan, "measure", measure)
     plans = [script.Plan("bace", run, 0, 2, ("batch=32", "lr=0.1")) for run in ("finetune", "mtl", "gcs")]
     path = tmp_path / "some" / "rows.csv"
     with pytest.raises(KeyboardInterrupt):
-        script.measured(plans, path, 1.0)
-    assert script.measured(plans, path, -1.0) == [(*p.key, "1", "0.5", "0.6", "1.0") for p in plans[:2]]
-    rows = script.measured(plans, path, 1.0)
+        script.measured(plans, script.HEAD, path, 1.0)
+    assert script.measured(plans, script.HEAD, path, -1.0) == [(*p.key, "1", "0.5", "0.6", "1.0") for p in plans[:2]]
+    rows = script.measured(plans, script.HEAD, path, 1.0)
     assert done == ["finetune", "mtl", "gcs", "gcs"] and [row[1] for row in rows] == ["finetune", "mtl", "gcs"]
 
 
