@@ -57,7 +57,7 @@ reproduce-rcgrad: $(VENV)/built
 
 # Tables of SAME into docs/reproduction.md; hours with as many epochs as the paper has: make reproduce-same ARGS="--epochs 1000"
 reproduce-same: $(VENV)/built
-	$(RUN) scripts/reproduce_same.py $(ARGS)
+	$(RUN) -m scripts.reproduce_same $(ARGS)
 
 # StrucHIS and its baselines on DBLP; make reproduce-struchis ARGS="--epochs 300 --seeds 3"
 reproduce-struchis: $(VENV)/built

@@ -1,7 +1,10 @@
-"""The script behind ``make reproduce-rcgrad``: what is done is not repeated, differences are of equal seeds."""
+"""The scripts behind ``make reproduce-...``: what is done is not repeated, differences are of equal seeds or folds."""
 
 from __future__ import annotations
 
+import importlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +16,14 @@ pytestmark = pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="needs t
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT))
-    import scripts.reproduce_rcgrad
+    return lambda name: importlib.import_module(f"scripts.reproduce_{name}")
 
-    return scripts.reproduce_rcgrad
+
+@pytest.fixture
+def script(scripts: Callable[[str], ModuleType]) -> ModuleType:
+    return scripts("rcgrad")
 
 
 def _row(data: str, run: str, seed: int, test: float) -> tuple[str, ...]:
@@ -73,3 +79,39 @@ def test_settings_that_fine_tuning_lacks_are_left_out(script: ModuleType, monkey
             script.Plan("bace", run, 0, 7, ("auxiliary=motif", "batch=32")).measure()
     assert (seen["Finetune"].epochs, seen["Finetune"].batch, seen["Finetune"].names) == (7, 32, [])
     assert (seen["RCGrad"].variant, seen["RCGrad"].names) == ("as_described", ["motif"])
+
+
+def test_table_of_struchis(scripts: Callable[[str], ModuleType]) -> None:
+    struchis = scripts("struchis")
+    rows = [
+        ("ple", str(seed), "4", "", "2", "0.5", *(str(score + seed / 10) for score in (0.8, 0.7, 0.3, 0.2)), "1.0")
+        for seed in range(2)
+    ]
+    *_, line = struchis.section(rows).splitlines()
+    spread = "± 7.07"
+    assert line == (
+        f"| ple | 2 | 85.00 {spread} | ? | 75.00 {spread} | 90.38 ± .33 | 35.00 {spread} | 35.59 ± .98 "
+        f"| 25.00 {spread} | 14.23 ± 1.29 |"
+    )
+
+
+def test_table_of_same_compares_fold_by_fold(scripts: Callable[[str], ModuleType]) -> None:
+    same = scripts("same")
+
+    def row(fold: int, method: str, tasks: str, *scores: dict[str, float]) -> tuple[str, ...]:
+        found = map(json.dumps, scores)
+        return ("tu:ENZYMES", "permutations", f"{fold} of 2", method, tasks, "5", "1", "ridge", *found, "1")
+
+    single = {"graph_class": 0.5, "node_class": 0.8, "link": 0.4}
+    rows = [
+        row(0, "single", "each", single, {}),
+        row(0, "classical", "GC,LP", {"graph_class": 0.6, "link": 0.4}, {}),
+        row(0, "esame", "GC,LP", {"graph_class": 0.5, "node_class": 0.8, "link": 0.5}, {**single, "link": 0.6}),
+        row(1, "single", "each", {**single, "graph_class": 0.4}, {}),
+    ]
+    lines = same.section(rows).splitlines()[2:]
+    assert lines[0] == "| single | each | 2 | 45.00 ± 7.07 | 80.00 ± 0.00 | 40.00 ± 0.00 |  | 51.6, 87.5, 75.5 |  |"
+    assert lines[1] == "| classical | GC,LP | 1 | 60.00 |  | 40.00 | 10.00 |  | -25.3 |"
+    assert lines[2] == (
+        "| esame | GC,LP | 1 | 50.00 (50.0) | *80.00 (80.0)* | 50.00 (60.0) | 12.50 | 51.9, -, 80.1 | +3.2 |"
+    )
