@@ -177,14 +177,15 @@ def test_other_tu_data_sets_are_read_from_their_folder(data_root: Path, name: st
     assert all(math.isfinite(v.item()) for v in made.step(batches[-1]).values())
 
 
-# By so much a probe must beat the best constant prediction on ENZYMES after a few epochs (links: 0.5).
-MARGINS = {"graph_class": 0.15, "node_class": 0.3, "link": 0.05}
+# By so much a probe must beat the best constant prediction on ENZYMES (links: 0.5), whose random negatives are hard.
+MARGINS = {"graph_class": 0.2, "node_class": 0.3, "link": 0.02}
 
 
 def test_esame_on_enzymes_beats_chance_in_all_probes(data_root: Path) -> None:
+    """One fold, 200 epochs: a minute or two, in which no probe is fit but every 50 epochs."""
     data = load(str(data_root / "tu" / "ENZYMES"))
     method = METHODS["esame"]
-    trainer = Trainer(method, data, method.config_type(epochs=10, evaluate_every=5), seed=0)
+    trainer = Trainer(method, data, method.config_type(epochs=200, evaluate_every=50), seed=0)
     losses = [record.loss for record in trainer]
     scores = trainer.evaluate_best("test")
     for name, margin in MARGINS.items():
