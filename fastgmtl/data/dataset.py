@@ -33,6 +33,13 @@ class Dataset:
     node_types: the types of the nodes of ``graph`` and ``x``, in turn: all of those of ``hetero``, or some.
 
     and tasks whose ``node_type`` says whose nodes the target is for.
+
+    Where it is known how labels depend on one another:
+
+    task_graph: an edge from a label to a label that it is a cause of. One node for each label of the tasks in turn: for
+        each of the num_outputs of a multilabel task, one for any other task.
+    coupling: float32 [E] in the order of ``task_graph.edge_index()``, how strong the cause is; see fastgmtl.data.scm.
+
     Raises ValueError when these do not fit together.
     """
 
@@ -48,6 +55,8 @@ class Dataset:
     hetero: HeteroGraph | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     node_types: tuple[str, ...] = ()
+    task_graph: Graph | None = None
+    coupling: Tensor | None = None
 
     @classmethod
     def from_hetero(
@@ -81,6 +90,8 @@ class Dataset:
             self._require("edge_type", [self.graph.num_edges], self.edge_type)
         if self.hetero is not None:
             self._check_types(self.hetero, n)
+        if self.task_graph is not None:
+            self._check_task_graph(self.task_graph)
         for task in self.tasks.values():
             want = {"node": self._count(task), "graph": self.num_graphs}.get(task.level)
             if want is not None:
@@ -101,6 +112,16 @@ class Dataset:
         total = sum(hetero.num_nodes[name] for name in self.node_types)
         if total != n:
             raise ValueError(f"data set {self.name}: graph must have the {total} nodes of its node_types, got {n}")
+
+    def _check_task_graph(self, graph: Graph) -> None:
+        labels = sum(task.num_outputs if task.kind == "multilabel" else 1 for task in self.tasks.values())
+        if graph.num_src != labels or graph.num_dst != labels:
+            raise ValueError(
+                f"data set {self.name}: task_graph must have a node for each of the {labels} labels, "
+                f"got {graph.num_src} to {graph.num_dst} nodes"
+            )
+        if self.coupling is not None:
+            self._require("coupling", [graph.num_edges], self.coupling)
 
     def _count(self, task: Task) -> int:
         """Nodes that a node task is about."""
@@ -144,6 +165,8 @@ class Dataset:
             edge_type=None if self.edge_type is None else self.edge_type.to(device),
             hetero=None if self.hetero is None else self.hetero.to(device),
             features={name: value.to(device) for name, value in self.features.items()},
+            task_graph=None if self.task_graph is None else self.task_graph.to(device),
+            coupling=None if self.coupling is None else self.coupling.to(device),
         )
 
     def summary(self) -> str:

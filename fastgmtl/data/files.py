@@ -87,28 +87,31 @@ def read_lines(path: Path, encoding: str = "ascii") -> tuple[Path, list[str]]:
         raise ValueError(f"{path}: not readable ({error})") from error
 
 
-def read_text(path: Path, integer: bool, delimiter: str = ",") -> Array:
+def read_text(path: Path, integer: bool, delimiter: str = ",", skip: int = 0) -> Array:
     """A table of separated numbers as [lines, columns], int64 or float64; ``path`` may be there as ``path.gz``.
+
+    ``skip`` lines at the head are no part of it.
 
     Raises ValueError naming the file, and the line, of what is not a finite number or has another number of columns.
     """
     path, lines = read_lines(path)
+    lines = lines[skip:]
     kind = np.int64 if integer else np.float64
     if not any(line.strip() for line in lines):
         return np.empty((0, 0), dtype=kind)
     try:
         table = np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None, dtype=kind)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: {_first_wrong(lines, integer, delimiter) or error}") from error
+        raise ValueError(f"{path}: {_first_wrong(lines, integer, delimiter, skip) or error}") from error
     finite = np.isfinite(table).all(axis=1)
-    require(path, finite.all(), f"line {int(finite.argmin()) + 1} holds a number that is not finite")
+    require(path, finite.all(), f"line {int(finite.argmin()) + 1 + skip} holds a number that is not finite")
     return table
 
 
-def _first_wrong(lines: list[str], integer: bool, delimiter: str) -> str:
+def _first_wrong(lines: list[str], integer: bool, delimiter: str, skip: int) -> str:
     """What is wrong with the first line that is not numbers, or not as many as the first; empty if none is found."""
     width = 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1 + skip):
         cells = line.split(delimiter) if line.strip() else []
         for cell in cells:
             if not _is_number(cell, integer):

@@ -14,11 +14,13 @@ from fastgmtl.data.generate import synthetic
 from fastgmtl.data.heco_acm import is_heco_acm, load_heco_acm
 from fastgmtl.data.hgb import load_hgb
 from fastgmtl.data.molecules import load_moleculenet, moleculenet_names
+from fastgmtl.data.mtl import load_mtl, mtl_names
 from fastgmtl.data.planetoid import load_planetoid, planetoid_names
+from fastgmtl.data.scm import KINDS, scm
 from fastgmtl.data.smiles import load_smiles
 from fastgmtl.data.tu import load_tu, tu_names
 
-ALWAYS = ("debian", "synthetic")
+ALWAYS = ("debian", "synthetic", *(f"scm:{kind}" for kind in KINDS))
 
 
 def names() -> list[str]:
@@ -32,6 +34,7 @@ def names() -> list[str]:
         if is_heco_acm(root / "heco_acm"):
             found.append("heco_acm")
         found += [f"moleculenet:{name}" for name in moleculenet_names(root / "moleculenet_graphs")]
+        found += [f"mtl:{name}" for name in mtl_names(root / "mtl_classic")]
         found += [f"planetoid:{name}" for name in planetoid_names(root / "planetoid")]
         found += [f"tu:{name}" for name in _tu_members(root / "tu")]
     return list(dict.fromkeys(found))
@@ -40,11 +43,11 @@ def names() -> list[str]:
 def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     """The data set of that name, or in that folder.
 
-    ``debian`` (comes with the package), ``synthetic``, ``debian_bookworm``, ``dblp``, ``heco_acm``,
-    ``moleculenet:NAME``, ``planetoid:NAME``, ``tu:NAME``; or a folder with the files of one TU data set, of one
-    Planetoid data set, of an HGB data set, or of debian_bookworm, dblp or heco_acm; or a CSV file of SMILES. ``seed``
-    chooses the splits that are random (TU, links, heco_acm, HGB's validation nodes) and the synthetic graph; the others
-    have a split of their own.
+    ``debian`` (comes with the package), ``synthetic``, ``scm:S1`` to ``scm:S4``, ``debian_bookworm``, ``dblp``,
+    ``heco_acm``, ``moleculenet:NAME``, ``mtl:NAME``, ``planetoid:NAME``, ``tu:NAME``; or a folder with the files of one
+    TU data set, of one Planetoid data set, of an HGB data set, or of debian_bookworm, dblp or heco_acm; or a CSV file
+    of SMILES. ``seed`` chooses the splits that are random (TU, mtl, links, heco_acm, HGB's validation nodes) and what
+    is synthetic; the others have a split of their own.
 
     Raises ValueError for an unknown name (with the nearest right ones) and for a damaged file, FileNotFoundError for
     absent data: what was looked for, and that FASTGMTL_DATA says where.
@@ -61,7 +64,7 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     if text == "heco_acm":
         return load_heco_acm(find_folder("heco_acm"), seed)
     family, colon, member = text.partition(":")
-    if colon and family in ("tu", "planetoid", "moleculenet"):
+    if colon and family in ("tu", "planetoid", "moleculenet", "mtl", "scm"):
         return _member(family, member, seed)
     if text.endswith((".csv", ".csv.gz")):
         return load_smiles(Path(text))
@@ -71,6 +74,10 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
 
 
 def _member(family: str, member: str, seed: int) -> Dataset:
+    if family == "scm":
+        if member in KINDS:
+            return scm(member, seed=seed)
+        raise ValueError(_unknown(f"scm:{member}", [f"scm:{kind}" for kind in KINDS]))
     if family == "planetoid":
         folder = find_folder("planetoid")
         known = planetoid_names(folder)
@@ -81,6 +88,11 @@ def _member(family: str, member: str, seed: int) -> Dataset:
         known = moleculenet_names(folder)
         if member in known:
             return load_moleculenet(folder, member)
+    elif family == "mtl":
+        folder = find_folder("mtl_classic")
+        known = mtl_names(folder)
+        if member in known:
+            return load_mtl(folder, member, seed)
     else:
         folder = find_folder("tu")
         known = _tu_members(folder)

@@ -14,6 +14,8 @@ from fastgmtl.data import Dataset, Task, TaskSet, files, load, names
 from fastgmtl.graph import Graph
 from fastgmtl.hetero import HeteroGraph
 
+SHIPPED = ["debian", "synthetic", "scm:S1", "scm:S2", "scm:S3", "scm:S4"]
+
 
 @pytest.fixture
 def empty_root(tmp_path, monkeypatch) -> Path:
@@ -26,7 +28,7 @@ def empty_root(tmp_path, monkeypatch) -> Path:
 
 def test_names_lists_what_load_takes(data_root):
     found = names()
-    assert found[:2] == ["debian", "synthetic"]
+    assert found[:6] == SHIPPED
     assert {
         "debian_bookworm",
         "dblp",
@@ -41,7 +43,7 @@ def test_names_lists_what_load_takes(data_root):
 
 
 def test_without_data_only_what_ships_is_named(empty_root):
-    assert names() == ["debian", "synthetic"]
+    assert names() == SHIPPED
     assert load("debian").num_nodes == 7300
 
 
@@ -79,7 +81,7 @@ def test_unknown_members_list_the_nearest(data_root, wrong, right):
 
 
 def test_a_name_like_nothing_lists_all(empty_root):
-    with pytest.raises(ValueError, match=r"'zzz' is no data set; known here: debian, synthetic, or a folder"):
+    with pytest.raises(ValueError, match=rf"'zzz' is no data set; known here: {', '.join(SHIPPED)}, or a folder"):
         load("zzz")
 
 
@@ -87,7 +89,7 @@ def test_members_that_are_not_there_say_where_they_were_looked_for(tu_folder, tm
     root = tmp_path / "root"
     shutil.copytree(tu_folder, root / "tu" / "TINY")
     monkeypatch.setenv("FASTGMTL_DATA", str(root))
-    assert names() == ["debian", "synthetic", "tu:TINY"]
+    assert names() == [*SHIPPED, "tu:TINY"]
     assert load("tu:TINY").num_graphs == 2
     with pytest.raises(ValueError, match=rf"looked for in {root / 'tu'}, FASTGMTL_DATA names another place"):
         load("tu:MUTAG")
