@@ -5,6 +5,7 @@ from fastgmtl.methods.baseline import constant_score
 from fastgmtl.methods.bilevel import Bilevel, BilevelGNS, BilevelRCGrad
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
+from fastgmtl.methods.hgt import SharedHGT, SingleHGT
 from fastgmtl.methods.panel import Panel, Plot
 from fastgmtl.methods.rcgrad import RCGrad
 from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
@@ -18,6 +19,8 @@ METHODS: dict[str, type[Method]] = {
     "struchis": StrucHIS,
     "single-hgb": SingleHGB,
     "shared-hgb": SharedHGB,
+    "single-hgt": SingleHGT,
+    "shared-hgt": SharedHGT,
     "mmoe": MMoE,
     "ple": PLE,
     "multisfs": MultiSFS,

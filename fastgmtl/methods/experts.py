@@ -15,7 +15,7 @@ from fastgmtl.data import Dataset
 from fastgmtl.methods import hgb
 from fastgmtl.methods.heads import Heads
 from fastgmtl.methods.training import require
-from fastgmtl.methods.typed import TypedInput, edge_types
+from fastgmtl.methods.typed import TypedInput, of_x, typed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -54,7 +54,7 @@ class MMoE(Heads):
 
     def embed(self, batch: Dataset) -> Mapping[str, Tensor]:
         """Mixed experts, by task."""
-        h = self.mixture(self.input(batch), batch)
+        h = of_x(batch, self.mixture(self.input(batch), batch))
         return {name: h[:, t] for t, name in enumerate(batch.tasks)}
 
 
@@ -80,7 +80,7 @@ class PLE(Heads):
 
     def embed(self, batch: Dataset) -> Mapping[str, Tensor]:
         """A task's state after the last level."""
-        h = self.extraction(self.input(batch), batch)
+        h = of_x(batch, self.extraction(self.input(batch), batch))
         return {name: h[:, t] for t, name in enumerate(batch.tasks)}
 
 
@@ -92,8 +92,8 @@ class _Level(nn.Module):
         self.conv, self.dropout = hgb.conv(dataset, config, sets), config.dropout
 
     def forward(self, h: Tensor, batch: Dataset) -> Tensor:
-        out = self.conv(F.dropout(h, self.dropout, self.training), batch.graph, edge_types(batch)[0])
-        return F.elu(out)
+        given = typed(batch)
+        return F.elu(self.conv(F.dropout(h, self.dropout, self.training), given.graph, given.edge_type))
 
 
 @dataclass(frozen=True)
@@ -154,5 +154,5 @@ class MultiSFS(Heads):
         found = {}
         for t, name in enumerate(batch.tasks):
             masks = {kind: mask[t] for kind, mask in self.masks.items()}
-            found[name] = self.encoder(self.input(batch, masks), batch)[:, 0]
+            found[name] = of_x(batch, self.encoder(self.input(batch, masks), batch))[:, 0]
         return found

@@ -1,15 +1,19 @@
-"""Heterogeneous data for a method: features of every node type in one table."""
+"""Heterogeneous data for a method: features of every node type in one table, and all typed edges between them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgmtl.data import Dataset
+from fastgmtl.graph import Graph
+from fastgmtl.hetero import HeteroGraph
 
 
 class TypedInput(nn.Module):
@@ -49,8 +53,42 @@ def _features(dataset: Dataset, name: str) -> Tensor | None:
     return dataset.x if dataset.hetero is None else dataset.features.get(name)
 
 
-def edge_types(dataset: Dataset) -> tuple[Tensor, int]:
-    """Type of each edge of ``dataset.graph``, int64 [E], and how many types there are."""
+@dataclass(frozen=True, eq=False)
+class Typed:
+    """All nodes and edges of a data set, with their types.
+
+    hetero: the typed graph. graph: the same edges as one pattern over all nodes. edge_type: int64 [E], in the order of
+    ``graph.edge_index()``, places in ``hetero.relations``.
+    """
+
+    hetero: HeteroGraph
+    graph: Graph
+    edge_type: Tensor
+
+
+_known: WeakKeyDictionary[Dataset, Typed] = WeakKeyDictionary()
+
+
+def typed(dataset: Dataset) -> Typed:
+    """The typed nodes and edges of a data set; plain data are one type of nodes. Kept as long as the data set lives."""
+    if dataset not in _known:
+        hetero = dataset.hetero or _one_type(dataset)
+        single = hetero.to_homogeneous()
+        _known[dataset] = Typed(hetero, single.graph, single.edge_type)
+    return _known[dataset]
+
+
+def _one_type(dataset: Dataset) -> HeteroGraph:
+    edges = dataset.graph.edge_index()
     if dataset.edge_type is None:
-        return torch.zeros(dataset.graph.num_edges, dtype=torch.int64, device=dataset.graph.device), 1
-    return dataset.edge_type, len(dataset.edge_type_names)
+        relations = {"edge": edges}
+    else:
+        relations = {name: edges[:, dataset.edge_type == k] for k, name in enumerate(dataset.edge_type_names)}
+    return HeteroGraph.from_dict({("node", name, "node"): e for name, e in relations.items()}, _types(dataset))
+
+
+def of_x(dataset: Dataset, h: Tensor) -> Tensor:
+    """Of a table h [N, ...] of all typed nodes the rows of ``dataset.x``: of all node types, or of those with tasks."""
+    if dataset.hetero is None or dataset.node_types == dataset.hetero.node_types:
+        return h
+    return torch.cat([h[dataset.hetero.rows(name)] for name in dataset.node_types])

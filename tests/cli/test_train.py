@@ -153,7 +153,7 @@ def test_out_is_a_file(cli: Cli, rings: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--method", "shred"), "--method: 'shred' is not known; did you mean shared or shared-hgb? known: shared"),
+        (("--method", "shred"), "--method: 'shred' is not known; did you mean shared or shared-hgt or shared-hgb?"),
         (("--data", "debain"), "data: 'debain' is no data set; did you mean debian"),
         (("--set", "epoch=3"), "--set: 'epoch' is not known; did you mean epochs?"),
         (("--device", "cpuu"), "--device: 'cpuu' is not known; did you mean cpu or cuda?"),

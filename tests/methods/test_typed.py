@@ -1,4 +1,4 @@
-"""Methods over Simple-HGN: every one learns on typed and on plain data; what each is about holds."""
+"""Methods over typed layers: every one learns on typed and on plain data; what each is about holds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fastgmtl import HeteroGraph
+from fastgmtl import Graph, HeteroGraph
 from fastgmtl.data import Dataset, Task, TaskSet
 from fastgmtl.methods import METHODS, Method, Trainer
+from fastgmtl.methods.hgt import HGT, Config
+from fastgmtl.methods.typed import of_x, typed
 
-NAMES = ("single-hgb", "shared-hgb", "mmoe", "ple", "multisfs")
+NAMES = ("single-hgb", "shared-hgb", "single-hgt", "shared-hgt", "mmoe", "ple", "multisfs")
 
 
 def _typed(noise: int = 0) -> Dataset:
@@ -71,7 +73,7 @@ def test_every_parameter_is_trained(name: str) -> None:
 
 def test_single_tasks_do_not_meet_and_shared_ones_do() -> None:
     data = _typed()
-    for name, meets in (("single-hgb", False), ("shared-hgb", True)):
+    for name, meets in (("single-hgb", False), ("shared-hgb", True), ("single-hgt", False), ("shared-hgt", True)):
         method = _build(name, data)
         losses = method.step(data)
         area = torch.autograd.grad(losses["area"], list(method.parameters()), retain_graph=True, allow_unused=True)
@@ -81,6 +83,58 @@ def test_single_tasks_do_not_meet_and_shared_ones_do() -> None:
             for a, b in zip(area, topic, strict=True)
         ]
         assert any(both) == meets
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_of_all_types_pass_messages_where_x_has_one_of_them(name: str) -> None:
+    """Debian's graph without types has packages alone; typed methods take all nodes, and heads find their rows."""
+    data = _typed()
+    only = dataclasses.replace(
+        data,
+        graph=Graph.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), 40, 40),
+        x=data.x[60:],
+        tasks=TaskSet([data.tasks["topic"]]),
+        edge_type=None,
+        edge_type_names=(),
+        node_types=("paper",),
+    )
+    method = _build(name, only).eval()
+    (h,) = method.embed(only).values()  # type: ignore[operator]
+    assert h.shape == (40, 8)
+    moved = dataclasses.replace(only, features=dict(only.features, author=only.features["author"] + 1))
+    assert not torch.allclose(next(iter(method.embed(moved).values())), h)  # type: ignore[operator]
+    torch.testing.assert_close(of_x(only, torch.arange(100)), torch.arange(60, 100))
+
+
+def test_typed_edges_of_plain_data() -> None:
+    edges = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+    data = Dataset("plain", Graph.from_edge_index(edges, 4, 4), torch.randn(4, 2), TaskSet([]))
+    assert typed(data).hetero.relations == (("node", "edge", "node"),)
+    data = dataclasses.replace(data, edge_type=torch.tensor([2, 0, 2, 0]), edge_type_names=("a", "b", "c"))
+    given = typed(data)
+    assert given is typed(data)
+    assert [relation[1] for relation in given.hetero.relations] == ["a", "b", "c"]
+    found = torch.cat([given.graph.edge_index(), given.edge_type[None]])
+    assert sorted(found.t().tolist()) == [[0, 1, 2], [1, 2, 0], [2, 3, 2], [3, 0, 0]]
+
+
+def test_hgt_is_its_formula() -> None:
+    """tanh, then layers and layer norms of each type and set; a type that nobody points to keeps what it has."""
+    data = _typed()
+    writes = {("author", "writes", "paper"): data.hetero.edge_index_dict()["author", "writes", "paper"]}  # type: ignore[union-attr]
+    data = dataclasses.replace(data, hetero=HeteroGraph.from_dict(writes, {"author": 60, "paper": 40}))
+    torch.manual_seed(0)
+    encoder = HGT(data, Config(hidden=8, layers=2, heads=2), 3).eval()
+    with torch.no_grad():
+        encoder.scale.normal_()
+        encoder.shift.normal_()
+    h = torch.randn(100, 3, 8)
+    author, paper = h.tanh().split([60, 40])
+    for conv, scale, shift in zip(encoder.convs, encoder.scale[:, 0], encoder.shift[:, 0], strict=True):
+        found = conv({"author": author, "paper": paper}, writes)["paper"]
+        centred = found - found.mean(2, keepdim=True)
+        paper = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt() * scale + shift
+    torch.testing.assert_close(encoder(h, data), torch.cat([author, paper]), rtol=1e-5, atol=1e-5)
 
 
 def test_multisfs_keeps_the_features_that_matter() -> None:
@@ -105,6 +159,9 @@ def test_configs_refuse() -> None:
         ("mmoe", "experts", 0, "experts: must be at least 1, got 0"),
         ("multisfs", "keep", 0.0, r"keep: must be in \(0, 1\], got 0.0"),
         ("shared-hgb", "heads", 3, "heads: must be a divisor of hidden, got 3"),
+        ("single-hgb", "beta", 1.0, r"beta: must be in \[0, 1\), got 1.0"),
+        ("shared-hgt", "hidden", 0, "hidden: must be at least 1, got 0"),
+        ("single-hgt", "dropout", 1.0, r"dropout: must be in \[0, 1\), got 1.0"),
     ):
         with pytest.raises(ValueError, match=text):
             dataclasses.replace(METHODS[name].config_type(), **{key: value})
