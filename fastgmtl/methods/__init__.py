@@ -4,6 +4,7 @@ from fastgmtl.methods.auxiliary import GCS, GNS, Finetune, PCGrad, Sum
 from fastgmtl.methods.baseline import constant_score
 from fastgmtl.methods.bilevel import Bilevel, BilevelGNS, BilevelRCGrad
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
+from fastgmtl.methods.gcnet.sgnn import SGNN
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
 from fastgmtl.methods.hgt import SharedHGT, SingleHGT
 from fastgmtl.methods.panel import Panel, Plot
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "blo": Bilevel,
     "blo+rcgrad": BilevelRCGrad,
     "blo+gns": BilevelGNS,
+    "sgnn": SGNN,
 }
 
 __all__ = [

@@ -1,0 +1,277 @@
+"""Samples with T labels each, of which many may be missing: what methods with a graph between the labels train on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastgmtl.data import Dataset, Task
+from fastgmtl.data.molecules import Molecules
+from fastgmtl.methods import shared
+from fastgmtl.methods.auxiliary_tasks import mean_by
+from fastgmtl.methods.heads import standard
+from fastgmtl.methods.training import Method, TrainConfig, require
+from fastgmtl.nn import MoleculeEncoder
+
+if TYPE_CHECKING:
+    from typing import Self
+
+EVALUATED = 1024  # samples at once
+
+
+@dataclass(frozen=True)
+class SamplesConfig(TrainConfig):
+    """tasks: names, comma-separated, or all. hidden, layers, dropout: of the encoder. batch: samples of a step.
+
+    Nodes of a graph are one batch: they need each other.
+    """
+
+    epochs: int = 100
+    patience: int = 100
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    tasks: str = "all"
+    hidden: int = 64
+    layers: int = 2
+    dropout: float = 0.0
+    batch: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("hidden", "layers"):
+            require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
+        require(self.batch >= 2, "batch", "at least 2", self.batch)
+        require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+
+    def names(self, dataset: Dataset) -> list[str]:
+        """The tasks. Raises ValueError for one that the data set lacks."""
+        names = list(dataset.tasks) if self.tasks == "all" else [name.strip() for name in self.tasks.split(",")]
+        known = all(name in dataset.tasks for name in names) and len(set(names)) == len(names)
+        require(known and bool(names), "tasks", f"some of {', '.join(dataset.tasks)}, each once", self.tasks)
+        return names
+
+
+class Labels(nn.Module):
+    """The labels of the tasks side by side: y [n, T] with NaN for what is missing.
+
+    A column for each output of a multilabel task, 0 or 1; one for a regression task, in units of the deviation of its
+    training labels from their mean. ``names`` are those of the columns, ``numbers`` [T] says which are regressions.
+    Raises ValueError for other kinds of tasks, and when not all are about the same nodes, or all about graphs.
+    """
+
+    numbers: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, dataset: Dataset, tasks: Sequence[str]) -> None:
+        super().__init__()
+        chosen = [dataset.tasks[name] for name in tasks]
+        for task in chosen:
+            if task.kind not in ("multilabel", "regression"):
+                raise ValueError(
+                    f"tasks: labels of 0 and 1 or numbers are required, {task.name} is of kind {task.kind}; choose "
+                    "others by their names"
+                )
+            if (task.level, task.node_type) != (chosen[0].level, chosen[0].node_type):
+                raise ValueError(
+                    f"tasks: all must be about the same samples, {chosen[0].name} is about each {chosen[0].level} and "
+                    f"{task.name} about each {task.level}"
+                )
+        self.tasks = list(tasks)
+        self.widths = [task.num_outputs if task.kind == "multilabel" else 1 for task in chosen]
+        self.names = [name for task in chosen for name in _columns(task)]
+        numbers, scales = [], []
+        for task, width in zip(chosen, self.widths, strict=True):
+            numbers += [task.kind == "regression"] * width
+            scales += [_standard(task)] * width
+        self.register_buffer("numbers", torch.tensor(numbers))
+        for key, values in zip(("shift", "scale"), zip(*scales, strict=True), strict=True):
+            self.register_buffer(key, torch.tensor(values))
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return len(self.names)
+
+    def of(self, dataset: Dataset, split: str) -> Tensor:
+        """y [n, T] of a split; NaN for what is missing or in another one."""
+        columns = []
+        for name in self.tasks:
+            task = dataset.tasks[name]
+            target = task.target if task.target.dim() == 2 else task.target[:, None]
+            columns.append(torch.where(task.split[split][:, None], target, torch.nan))
+        return (torch.cat(columns, 1) - self.shift) / self.scale
+
+    def outputs(self, z: Tensor) -> dict[str, Tensor]:
+        """What each task's loss and score take, of z [n, T]: logits, and numbers in units of y."""
+        parts = (z * self.scale + self.shift).split(self.widths, 1)
+        return dict(zip(self.tasks, parts, strict=True))
+
+    def by_task(self, value: Tensor, known: Tensor) -> dict[str, Tensor]:
+        """The mean of value [B, T] over each task's known [B, T] entries; 0 for a task without any."""
+        parts = zip(value.split(self.widths, 1), known.split(self.widths, 1), strict=True)
+        means = [torch.where(k, v, 0).sum() / k.sum().clamp(min=1) for v, k in parts]
+        return dict(zip(self.tasks, means, strict=True))
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """Of each entry, [B, T]: cross entropy of logits z, half the squared error of numbers; 0 where y is missing."""
+        known = ~y.isnan()
+        y = y.nan_to_num()
+        each = torch.where(
+            self.numbers, (z - y).square() / 2, F.binary_cross_entropy_with_logits(z, y, reduction="none")
+        )
+        return torch.where(known, each, 0)
+
+
+def _columns(task: Task) -> list[str]:
+    many = task.kind == "multilabel" and task.num_outputs > 1
+    return [f"{task.name} {column}" for column in range(task.num_outputs)] if many else [task.name]
+
+
+def _standard(task: Task) -> tuple[float, float]:
+    if task.kind == "multilabel":
+        return 0.0, 1.0
+    shift, scale = standard(task.target[task.split["train"] & ~task.target.isnan()][:, None])
+    return shift.item(), scale.item()
+
+
+class SampleEncoder(nn.Module):
+    """h [B, hidden] of samples.
+
+    Molecules: MoleculeEncoder (GIN), mean of the atoms. Nodes of a graph: the encoder of method ``shared``, for graphs
+    the mean of their nodes. Nodes without any edge: a network of ``layers`` linear maps with relu, of features brought
+    to mean 0 and deviation 1.
+    """
+
+    def __init__(self, dataset: Dataset, config: SamplesConfig, task: Task) -> None:
+        super().__init__()
+        self.level, self.rows = task.level, slice(None)
+        self.network: nn.Module
+        if isinstance(dataset, Molecules):
+            self.network = MoleculeEncoder("gin", config.hidden, config.layers, config.dropout)
+        elif is_table(dataset):
+            self.network = _Table(dataset.x, config)
+        else:
+            self.rows = dataset.rows(task) if task.level == "node" else self.rows
+            same = {key: getattr(config, key) for key in ("hidden", "layers", "dropout")}
+            self.network = shared.Encoder(dataset.x, shared.Config(**same))
+
+    def forward(self, samples: Tensor | Dataset) -> Tensor:
+        """Features [B, F] of samples that are a table, or a data set with the samples."""
+        if isinstance(samples, Tensor):
+            found: Tensor = self.network(samples)
+            return found
+        if isinstance(samples, Molecules):
+            assert samples.edge_type is not None and isinstance(self.network, MoleculeEncoder)
+            h = self.network(samples.x.long(), self.network.bonds(samples.graph, samples.edge_type))
+        else:
+            h = self.network(samples.x, samples.graph)
+        if self.level != "graph":
+            return h[self.rows]
+        owner = samples.node_graph
+        return mean_by(
+            torch.zeros_like(samples.x[:, 0], dtype=torch.int64) if owner is None else owner, h, samples.num_graphs
+        )
+
+
+class _Table(nn.Module):
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, x: Tensor, config: SamplesConfig) -> None:
+        super().__init__()
+        shift, scale = standard(x)
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+        widths = [x.shape[1], *[config.hidden] * config.layers]
+        self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (x - self.shift) / self.scale
+        for linear in self.maps:
+            h = F.dropout(linear(h).relu(), self.dropout, self.training)
+        return h
+
+
+def is_table(dataset: Dataset) -> bool:
+    """Whether the samples are nodes without any edge, so that any of them are a batch."""
+    return dataset.graph.num_edges == 0 and dataset.num_graphs == 1 and dataset.hetero is None
+
+
+class Batch(NamedTuple):
+    """Samples as the encoder takes them, and their labels [B, T]."""
+
+    samples: Tensor | Dataset
+    y: Tensor
+
+
+class SampleMethod(Method):
+    """A method that predicts z [B, T] (logits, or standardised numbers) of samples; losses are means by task.
+
+    What is minimised is the mean over the tasks of their losses, and the sum of what a method has besides.
+    """
+
+    config_type = SamplesConfig
+
+    def __init__(self, dataset: Dataset, config: SamplesConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.generator = config, generator
+        self.labels = Labels(dataset, config.names(dataset))
+        self.encoder = SampleEncoder(dataset, config, dataset.tasks[self.labels.tasks[0]])
+
+    @classmethod
+    def build(cls, dataset: Dataset, config: Any, generator: torch.Generator) -> Self:
+        """For data whose tasks (those that are asked for) are labels of 0 and 1 or numbers, of the same samples."""
+        return cls(dataset, config, generator).to(dataset.x.device)
+
+    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterator[Batch]:
+        """The samples with a training label in a random order, ``batch`` at a time; none is alone in the last one."""
+        y = self.labels.of(dataset, "train")
+        if not self._divisible(dataset):
+            yield Batch(dataset, y)
+            return
+        known = (~y.isnan()).any(1).nonzero()[:, 0]
+        order = known[torch.randperm(len(known), generator=generator).to(known.device)]
+        parts = list(order.split(self.config.batch))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for part in parts:
+            yield Batch(_take(dataset, part), y[part])
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Of the mean over the tasks, and the sum of the rest."""
+        scale = 1 / len(self.labels.tasks)
+        sum(loss * (scale if name in self.labels.tasks else 1) for name, loss in losses.items()).backward()  # type: ignore[union-attr]
+
+    def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
+        """Score by task; NaN for tasks that were not asked for."""
+        outputs = self.labels.outputs(self.predictions(batch))
+        scores = {name: batch.tasks[name].score(output, split) for name, output in outputs.items()}
+        return {name: scores.get(name, torch.nan) for name in batch.tasks}
+
+    def predictions(self, dataset: Dataset) -> Tensor:
+        """z [n, T] of all samples, some at a time."""
+        if not self._divisible(dataset):
+            return self.predict(dataset)
+        count = len(dataset.tasks[self.labels.tasks[0]].target)
+        parts = torch.arange(count, device=dataset.x.device).split(EVALUATED)
+        return torch.cat([self.predict(_take(dataset, part)) for part in parts])
+
+    @abstractmethod
+    def predict(self, samples: Tensor | Dataset) -> Tensor:
+        """z [B, T] of samples."""
+
+    def _divisible(self, dataset: Dataset) -> bool:
+        return isinstance(dataset, Molecules) or is_table(dataset)
+
+
+def _take(dataset: Dataset, rows: Tensor) -> Tensor | Dataset:
+    return dataset.take(rows) if isinstance(dataset, Molecules) else dataset.x[rows]
