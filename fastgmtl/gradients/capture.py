@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from fastgmtl import ops
-from fastgmtl.gradients.base import Aggregator, GramAggregator
+from fastgmtl.gradients.base import Aggregator, GramAggregator, check_range
 from fastgmtl.gradients.walk import leaves, parting
 from fastgmtl.ops.check import one_of
+from fastgmtl.ops.rows import MAX_TASKS
 
 Loss: TypeAlias = Tensor | Callable[[], Tensor] | None
 Row: TypeAlias = Sequence[Tensor | None]
 CAPTURES = ("loop", "batched")
+# Bytes of the cotangents that go through a graph together on a CPU.
+_CACHED = 1 << 18
 _NO_GRAM = "backward: this aggregator reads no Gram matrix: there is nothing to report"
 
 
@@ -71,6 +75,7 @@ def backward(
     groups: str | Sequence[int] | None = None,
     capture: str = "loop",
     scaler: Any = None,
+    max_norm: float | None = None,
     retain_graph: bool = False,
 ) -> Report:
     """Add to ``.grad`` what ``method`` makes of the gradients of T losses; instead of ``sum(losses).backward()``.
@@ -91,10 +96,14 @@ def backward(
         groups: problems of their own for parts of the shared parameters: "tensor", "module" (the module that owns a
             parameter; a model must be given), or a number for each of the parameters.
         capture: "loop" differentiates one loss after another and frees the graph with the last. "batched" does so down
-            to where the losses' graphs meet, and goes on from there once for all (in a loop where an operation has no
-            rule for it): fewer calls, but T times the memory of a backward; the graph stays until the losses are gone.
+            to where the losses' graphs meet, and goes on from there with all of them at once (one by one where an
+            operation has no rule for it): fewer calls, but T times the memory of a backward; the graph stays until the
+            losses are gone. On a CPU only as many at once as stay in the cache: for larger tensors it is the loop.
         scaler: a ``torch.amp.GradScaler``: the losses are scaled before they are differentiated and ``.grad`` is left
             scaled, as ``scaler.step`` expects; the method sees the gradients themselves.
+        max_norm: the most that the norm of the update of the shared parameters may be, as
+            ``torch.nn.utils.clip_grad_norm_`` bounds it, but from the Gram matrix: no further pass, nothing waits for
+            the device, and before ``scaler`` scales. Not with ``features``, where that norm is not known.
         retain_graph: keep the graph.
 
     Returns:
@@ -120,7 +129,14 @@ def backward(
     values = list(losses.unbind()) if isinstance(losses, Tensor) and losses.dim() == 1 else losses
     if isinstance(values, Tensor) or not values:
         raise ValueError("backward: losses must be a tensor [T] or a sequence of T numbers")
-    run = _Run(tensors, which, method, scaler, retain_graph)
+    if max_norm is not None:
+        check_range("backward", "max_norm", max_norm, 0)
+        if features is not None or not isinstance(method, GramAggregator):
+            raise ValueError(
+                "backward: max_norm must be left out with features and with a method that reads no Gram matrix: the "
+                "norm of the update is not known"
+            )
+    run = _Run(tensors, which, method, scaler, max_norm, retain_graph)
     if features is not None:
         if groups is not None or capture != "loop":
             raise ValueError(
@@ -160,9 +176,16 @@ class _Run:
     """One call of :func:`backward`."""
 
     def __init__(
-        self, tensors: list[Tensor], groups: list[int] | None, method: Aggregator, scaler: Any, retain_graph: bool
+        self,
+        tensors: list[Tensor],
+        groups: list[int] | None,
+        method: Aggregator,
+        scaler: Any,
+        max_norm: float | None,
+        retain_graph: bool,
     ) -> None:
         self.tensors, self.groups, self.method, self.retain_graph = tensors, groups, method, retain_graph
+        self.max_norm = max_norm
         self.scale: Tensor | None = None
         if scaler is not None and scaler.is_enabled():
             self.scale = scaler.scale(torch.ones((), device=tensors[0].device))
@@ -194,64 +217,43 @@ class _Run:
         return self.update(rows)
 
     def batched(self, losses: Sequence[Loss]) -> Report:
-        """Loss by loss down to what they share, from there one pass for all of them."""
+        """Loss by loss down to what they share, from there on several at once."""
+        if any(callable(v) and not isinstance(v, Tensor) for v in losses):
+            return self.one_by_one(losses)  # functions have graphs of their own
         values = [self.loss(v) for v in losses]
-        there = [v for v in values if v is not None and v.grad_fn is not None]
-        part = parting(there)
-        own = [[part.edges[k] for k in mine] for mine in part.of]
-        alone = [leaves([v], nodes={edge.node for edge in mine}) for v, mine in zip(there, own, strict=True)]
+        there = {t: v for t, v in enumerate(values) if v is not None and v.grad_fn is not None}
+        part = parting(list(there.values()))
+        of = dict(zip(there, part.of, strict=True))
+        own = {t: [part.edges[k] for k in mine] for t, mine in of.items()}
+        alone = {t: leaves([v], nodes={edge.node for edge in own[t]}) for t, v in there.items()}
         # What a loss reaches by a way of its own too is left to the loop: the engine follows all ways to a leaf.
-        tied = part.reached & {leaf for found in alone for leaf in found}
-        tensors = [p for p in self.tensors if id(p) in part.reached - tied]
-        if not tensors:
+        tied = part.reached & set[int]().union(*alone.values())
+        common = [n for n, p in enumerate(self.tensors) if id(p) in part.reached - tied]
+        together = _together(part.edges)
+        if not common or together == 1:
             return self.one_by_one(losses)
-        direct: list[Row] = []
-        cotangents: list[list[Tensor | None]] = [[None] * len(values) for _ in part.edges]
-        number = iter(range(len(there)))
-        for t, value in enumerate(values):
-            if value is None or value.grad_fn is None:
-                direct.append([None] * len(self.tensors))
-                continue
-            i = next(number)
-            some = [n for n, p in enumerate(self.tensors) if id(p) in alone[i] | tied]
-            wanted: list[Any] = [*own[i], *(self.tensors[n] for n in some)]
-            found = torch.autograd.grad(value, wanted, retain_graph=True, allow_unused=True)
-            for k, g in zip(part.of[i], found, strict=False):
-                cotangents[k][t] = g
-            row: list[Tensor | None] = [None] * len(self.tensors)
-            for n, g in zip(some, found[len(own[i]) :], strict=True):
-                row[n] = g
-            direct.append(row)
-        used = [k for k, column in enumerate(cotangents) if any(g is not None for g in column)]
-        edges, batches = [part.edges[k] for k in used], [_stack(cotangents[k]) for k in used]
+        rows: list[list[Tensor | None]] = [[None] * len(self.tensors) for _ in losses]
 
-        def through(*cotangents: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(edges, tensors, cotangents, retain_graph=True)
+        def cotangents(t: int) -> list[Tensor | None]:
+            """Of a loss in the edges; what it reaches by itself goes into its row."""
+            some = [n for n, p in enumerate(self.tensors) if id(p) in alone[t] | tied]
+            wanted: list[Any] = [*own[t], *(self.tensors[n] for n in some)]
+            found = torch.autograd.grad(there[t], wanted, retain_graph=True, allow_unused=True)
+            for n, g in zip(some, found[len(own[t]) :], strict=True):
+                rows[t][n] = g
+            column: list[Tensor | None] = [None] * len(part.edges)
+            for k, g in zip(of[t], found, strict=False):
+                column[k] = g
+            return column
 
-        try:
-            found = torch.func.vmap(through)(*batches)
-        except RuntimeError:
-            rows = [through(*(b[t] for b in batches)) for t in range(len(values))]
-            found = tuple(torch.stack(column) for column in zip(*rows, strict=True))
-        return self.joined(direct, dict(zip(map(id, tensors), found, strict=True)))
-
-    def joined(self, direct: list[Row], common: dict[int, Tensor]) -> Report:
-        """The update of gradients [T, ...] that came the common way and of those that did not."""
-        shared: list[int] = []
-        rows: list[Tensor] = []
-        for n, p in enumerate(self.tensors):
-            column = [row[n] for row in direct]
-            count = sum(g is not None for g in column)
-            if id(p) not in common and count == 1:
-                _add(p, next(g for g in column if g is not None))
-            elif id(p) in common or count:
-                batch = common.get(id(p))
-                rest = None if count == 0 else _stack(column)
-                both = batch if rest is None else rest if batch is None else batch + rest
-                assert both is not None
-                shared.append(n)
-                rows.append(both)
-        return self.write([self.tensors[n] for n in shared], rows, shared)
+        order, trunk = list(there), [self.tensors[n] for n in common]
+        for start in range(0, len(order), together):
+            some = order[start : start + together]
+            found = _through(part.edges, trunk, [cotangents(t) for t in some])
+            for t, row in zip(some, found, strict=True):
+                for n, g in zip(common, row, strict=True):
+                    rows[t][n] = g
+        return self.update(rows)
 
     def at_features(self, losses: Sequence[Loss], features: list[Tensor]) -> Report:
         """The aggregator works on the gradients of the features; the trunk before them has one backward."""
@@ -283,7 +285,7 @@ class _Run:
             torch.autograd.backward(outputs, cotangents, retain_graph=self.retain_graph, inputs=trunk)
         return report
 
-    def update(self, rows: list[Row]) -> Report:
+    def update(self, rows: Sequence[Row]) -> Report:
         """Write the update of gradients for all tensors."""
         shared = []
         for n, p in enumerate(self.tensors):
@@ -328,6 +330,9 @@ class _Run:
             if self.scale is not None:
                 gram = gram / self.scale.double().square()
             weights, found = method.weights(gram), list[Any](there)
+            if self.max_norm is not None:
+                norm = Report(weights, gram).norm
+                weights = weights * torch.where(norm > self.max_norm, self.max_norm / norm, 1)
             for adds in (False, True):
                 some = [n for n, b in enumerate(there) if (b is not None) == adds]
                 if some:
@@ -343,6 +348,31 @@ def _stack(column: Sequence[Tensor | None]) -> Tensor:
     """[T, ...], zeros for what is missing."""
     like = next(g for g in column if g is not None)
     return torch.stack([torch.zeros_like(like) if g is None else g for g in column])
+
+
+def _together(edges: Sequence[Any]) -> int:
+    """How many losses go through these edges at once: all on CUDA, where calls are dear; on a CPU as many as stay in
+    the cache, because there a batch of larger tensors costs more than its parts."""
+    sizes = [edge.node._input_metadata[edge.output_nr] for edge in edges]
+    if any(size.device.type != "cpu" for size in sizes):
+        return MAX_TASKS
+    return max(1, _CACHED // max(1, sum(prod(size.shape) * size.dtype.itemsize for size in sizes)))
+
+
+def _through(edges: Sequence[Any], tensors: list[Tensor], columns: list[list[Tensor | None]]) -> list[Row]:
+    """Gradients of the tensors from several columns of cotangents in the edges."""
+    used = [k for k in range(len(edges)) if any(column[k] is not None for column in columns)]
+    if not used:
+        return [[None] * len(tensors)] * len(columns)
+    reached, batches = [edges[k] for k in used], [_stack([column[k] for column in columns]) for k in used]
+
+    def through(*cotangents: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(reached, tensors, cotangents, retain_graph=True, materialize_grads=True)
+
+    try:
+        return list(zip(*(found.unbind() for found in torch.func.vmap(through)(*batches)), strict=True))
+    except RuntimeError:  # an operation has no rule for batches
+        return [through(*(b[i] for b in batches)) for i in range(len(columns))]
 
 
 def _some(rows: Any, places: list[int]) -> Any:
