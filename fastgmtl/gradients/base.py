@@ -65,6 +65,12 @@ class GramAggregator(Aggregator):
             return ops.combine(grads, self._weights(gram), groups=groups)
 
 
+def update_norm(weights: Tensor, gram: Tensor) -> Tensor:
+    """``|J^T w| = sqrt(w^T G w)``, [] ([K] for K groups)."""
+    along = (weights.unsqueeze(-2) @ gram).squeeze(-2)
+    return (along * weights).sum(-1).clamp(min=0).sqrt()
+
+
 def check_gram(name: str, gram: Any) -> Tensor:
     """TypeError or ValueError unless ``gram`` is a square matrix of floating point numbers, or several."""
     if not isinstance(gram, Tensor) or not gram.is_floating_point():

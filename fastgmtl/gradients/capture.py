@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgmtl import ops
-from fastgmtl.gradients.base import Aggregator, GramAggregator, check_range
+from fastgmtl.gradients.base import Aggregator, GramAggregator, check_range, update_norm
 from fastgmtl.gradients.walk import leaves, parting
 from fastgmtl.ops.check import one_of
 from fastgmtl.ops.rows import MAX_TASKS
@@ -62,7 +62,8 @@ class Report:
         """Of the update of the shared parameters, []."""
         if self.weights is None or self.gram is None:
             raise ValueError(_NO_GRAM)
-        return torch.einsum("...i,...ij,...j->...", self.weights, self.gram, self.weights).sum().clamp(min=0).sqrt()
+        of_groups = update_norm(self.weights, self.gram)
+        return of_groups if of_groups.dim() == 0 else of_groups.square().sum().sqrt()
 
 
 def backward(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgmtl.gradients.base import GramAggregator, check_preference, check_range
+from fastgmtl.gradients.base import GramAggregator, check_preference, check_range, update_norm
 from fastgmtl.ops.check import one_of
 from fastgmtl.ops.task_weights import task_weights
 
@@ -151,7 +151,7 @@ class NashMTL(GramAggregator):
         self.step += 1
         if not self.max_norm:
             return self.last
-        norm = torch.einsum("...i,...ij,...j->...", self.last, gram, self.last).clamp(min=0).sqrt()
+        norm = update_norm(self.last, gram)
         factor = torch.where(norm > self.max_norm, self.max_norm / norm, 1)
         return self.last * factor.unsqueeze(-1)
 

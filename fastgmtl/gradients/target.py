@@ -18,26 +18,32 @@ class _Target(GramAggregator):
         super().__init__()
         self.target = target
 
-    def _parts(self, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Products with the target [T], norms [T], whether a row is the target [T]."""
+    def _check(self, gram: Tensor) -> None:
+        """ValueError unless there is such a task."""
         tasks = gram.size(-1)
         if not -tasks <= self.target < tasks:
             raise ValueError(f"{type(self).__name__}: target must be one of {tasks} tasks, got {self.target}")
-        is_target = torch.arange(tasks, device=gram.device) == self.target % tasks
+
+    def _parts(self, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Products with the target [T], norms [T], whether a row is the target [T]."""
+        self._check(gram)
+        is_target = torch.arange(gram.size(-1), device=gram.device) == self.target % gram.size(-1)
         return gram[..., self.target], gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt(), is_target
 
     def _share(self, norm: Tensor) -> Tensor:
         """``min(1, |g_t| / |g_i|)``; 1 for a task without a gradient."""
-        target = norm[..., self.target].unsqueeze(-1)
-        return torch.where(norm > target, target / torch.where(norm > target, norm, 1), 1)
+        # fmin takes the 1 where both norms are 0.
+        return torch.fmin(norm[..., self.target].unsqueeze(-1) / norm, norm.new_ones(()))
 
     def _plane(self, gram: Tensor, share: Tensor) -> Tensor:
         """Weights of the auxiliary gradients times ``share``, each projected onto the normal plane of the target."""
-        product, norm, is_target = self._parts(gram)
-        square = norm[..., self.target].square().unsqueeze(-1)
-        against = torch.where(is_target | (product >= 0), 0, share * product)
-        back = torch.where(square > 0, -against / torch.where(square > 0, square, 1), 0).sum(-1, keepdim=True)
-        return torch.where(is_target, 1 + back, share)
+        product = gram[..., self.target]
+        square = product[..., self.target]
+        # The target does not go against itself.
+        against = (share * product.clamp(max=0)).sum(-1)
+        found = share.clone()
+        found[..., self.target] = 1 - torch.where(square > 0, against / torch.where(square > 0, square, 1), 0)
+        return found
 
     def extra_repr(self) -> str:
         """The options."""
@@ -80,6 +86,7 @@ class TargetPCGrad(_Target):
     """
 
     def _weights(self, gram: Tensor) -> Tensor:
+        self._check(gram)
         return self._plane(gram, torch.ones_like(gram[..., 0]))
 
 
