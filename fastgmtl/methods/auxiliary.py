@@ -221,11 +221,9 @@ class Surgery(Auxiliary):
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Gram matrix, weights, combination; heads get plain gradients."""
-        captured = self.capture(losses)
-        gram = ops.gram(captured.encoder)
-        weights = self.aggregator.weights(gram)
-        self.fill(captured, weights)
-        self.note(weights, gram)
+        report = gradients.backward(list(losses.values()), self, self.aggregator)
+        assert report.weights is not None and report.gram is not None
+        self.note(report.weights, report.gram)
 
 
 class GCS(Surgery):
