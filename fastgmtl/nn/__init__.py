@@ -1,6 +1,8 @@
 """Layers with PyTorch Geometric's signatures, and their multi-task forms (``num_tasks=T``)."""
 
 from fastgmtl.nn.experts import PLE, Experts, MMoE, MultiSFS, SharedBottom
+from fastgmtl.nn.gat_conv import GATConv
+from fastgmtl.nn.gatv2_conv import GATv2Conv
 from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
@@ -15,6 +17,8 @@ from fastgmtl.nn.struchis_layer import StrucHISLayer
 __all__ = [
     "PLE",
     "Experts",
+    "GATConv",
+    "GATv2Conv",
     "GCNConv",
     "GINConv",
     "GraphConv",

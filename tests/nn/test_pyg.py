@@ -50,6 +50,17 @@ CASES: dict[str, tuple[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
     "graph-add": ("GraphConv", lambda: ((F, 3), {})),
     "graph-wide": ("GraphConv", lambda: ((F, 9), {"aggr": "mean"})),
     "graph-max": ("GraphConv", lambda: ((F, 3), {"aggr": "max", "bias": False})),
+    "gat": ("GATConv", lambda: ((F, 3), {})),
+    "gat-heads": ("GATConv", lambda: ((F, 3, 4), {"negative_slope": 0.3})),
+    "gat-average": ("GATConv", lambda: ((F, 3, 4), {"concat": False, "bias": False})),
+    "gat-no-loops": ("GATConv", lambda: ((F, 3, 2), {"add_self_loops": False, "residual": True})),
+    "gat-pair": ("GATConv", lambda: (((F, F), 3, 2), {})),
+    "gat-rectified": ("GATConv", lambda: ((F, 3, 2), {"negative_slope": 0.0})),
+    "gat-backwards": ("GATConv", lambda: ((F, 3, 2), {"flow": "target_to_source"})),
+    "gatv2": ("GATv2Conv", lambda: ((F, 3, 4), {})),
+    "gatv2-shared": ("GATv2Conv", lambda: ((F, 3, 2), {"share_weights": True, "concat": False})),
+    "gatv2-no-loops": ("GATv2Conv", lambda: ((F, 3, 2), {"add_self_loops": False, "bias": False, "residual": True})),
+    "gatv2-backwards": ("GATv2Conv", lambda: ((F, 3, 2), {"flow": "target_to_source"})),
 }
 WEIGHTED = [case for case in CASES if case.startswith(("gcn", "graph"))]
 
@@ -219,7 +230,7 @@ def test_state_loads_both_ways(case: str, x: Tensor, simple_edges: Tensor) -> No
     assert_same([ours(x, simple_edges)], [other_theirs(x, simple_edges)])
 
 
-@pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv"])
+@pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv", "GATConv", "GATv2Conv"])
 def test_lazy_layers(name: str, x: Tensor, simple_edges: Tensor) -> None:
     layers = []
     for source in (pyg, nn):
@@ -248,7 +259,7 @@ def test_assert_module(case: str, x: Tensor, simple_edges: Tensor) -> None:
         assert_module(ours, x, simple_edges, expected_size=(N, width), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv"])
+@pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv", "GATConv", "GATv2Conv"])
 def test_autocast(name: str, x: Tensor, simple_edges: Tensor) -> None:
     for width in (3, 9):
         theirs, ours = getattr(pyg, name)(F, width), getattr(nn, name)(F, width)

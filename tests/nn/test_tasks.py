@@ -25,6 +25,10 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "graph-add": ("GraphConv", 1, {}),
     "graph-mean": ("GraphConv", 9, {"aggr": "mean"}),
     "graph-min": ("GraphConv", 4, {"aggr": "min", "bias": False}),
+    "gat": ("GATConv", 4, {}),
+    "gat-heads": ("GATConv", 3, {"heads": 2, "concat": False, "residual": True}),
+    "gatv2": ("GATv2Conv", 4, {"heads": 2, "concat": False}),
+    "gatv2-shared": ("GATv2Conv", 3, {"share_weights": True, "bias": False}),
     "gin": ("GINConv", 4, {}),
     "gin-eps": ("GINConv", 4, {"train_eps": True, "eps": 0.5}),
 }
@@ -52,7 +56,7 @@ def stacked(case: str) -> tuple[tnn.Module, list[tnn.Module]]:
     state = stacked_parameters(joint, layers)
     missing, unexpected = joint.load_state_dict(state, strict=False)
     assert not unexpected
-    assert set(missing) <= {"eps"}
+    assert set(missing) <= {"eps", *(f"lin_r.{k}" for k in ("weight", "bias") if "shared" in case)}
     return joint, layers
 
 
@@ -181,7 +185,7 @@ def test_every_task_is_drawn_from_the_distribution_of_one_layer() -> None:
 
 
 def test_lazy(x: Tensor, edge_index: Tensor) -> None:
-    for name in ("GCNConv", "SAGEConv", "GraphConv"):
+    for name in ("GCNConv", "SAGEConv", "GraphConv", "GATConv", "GATv2Conv"):
         layer = getattr(nn, name)(-1, 4, num_tasks=T)
         copy = getattr(nn, name)(-1, 4, num_tasks=T)
         out = layer(x, edge_index)

@@ -22,7 +22,7 @@ def build(name: str, tasks: int | None, width: int = 3) -> tnn.Module:
     return getattr(nn, name)(F, width, num_tasks=tasks)
 
 
-LAYERS = pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GINConv", "GraphConv"])
+LAYERS = pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GINConv", "GraphConv", "GATConv", "GATv2Conv"])
 TASKS = pytest.mark.parametrize("tasks", [None, 2])
 
 
@@ -109,6 +109,7 @@ def test_per_sample_gradients(name: str, x: Tensor, edge_index: Tensor) -> None:
             torch.testing.assert_close(found[key][i], p.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*invariant checks.*")
 @LAYERS
 @pytest.mark.parametrize("kind", ["edge_index", "graph", "sparse"])
 def test_training_after_inference_mode(name: str, kind: str, edge_index: Tensor) -> None:
@@ -147,7 +148,7 @@ def test_changed_edges_are_sorted_anew(x: Tensor) -> None:
 
 @TASKS
 def test_same_bits_from_run_to_run(tasks: int | None, x: Tensor, edge_index: Tensor) -> None:
-    for name in ("GCNConv", "SAGEConv", "GINConv", "GraphConv"):
+    for name in ("GCNConv", "SAGEConv", "GINConv", "GraphConv", "GATConv", "GATv2Conv"):
         layer = build(name, tasks)
         runs = []
         for _ in range(2):
