@@ -39,6 +39,8 @@ LEVELLED = (
     "attention",
     "attention_backward",
     "gatv2_score",
+    "edge_energy",
+    "gibbs",
     "relation_gate",
     "gram",
     "combine",

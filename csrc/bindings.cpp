@@ -5,8 +5,10 @@
 
 #include "contract/attention.h"
 #include "contract/csr.h"
+#include "contract/edge_energy.h"
 #include "contract/gatv2.h"
 #include "contract/gcn_norm.h"
+#include "contract/gibbs.h"
 #include "contract/gram.h"
 #include "contract/relation_gate.h"
 #include "contract/sddmm.h"
@@ -230,6 +232,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("relation_gate_backward", &relation_gate_backward, unlocked);
   m.def("gatv2_score", &gatv2_score, unlocked);
   m.def("gatv2_backward", &gatv2_backward, unlocked);
+  m.def("edge_energy", &edge_energy, unlocked);
+  m.def("gibbs", &gibbs, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

@@ -156,6 +156,36 @@ def gatv2_backward(
     d_att: Tensor | None,
     threads: int,
 ) -> None: ...
+def edge_energy(
+    pattern: Pattern,
+    a: Tensor | None,
+    c: Tensor | None,
+    v: Tensor | None,
+    field: Tensor,
+    weight: Tensor,
+    label_src: Tensor,
+    label_dst: Tensor,
+    to: int,
+    field_order: int,
+    shift_order: int,
+    factor: float,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def gibbs(
+    children: Pattern,
+    field: Tensor,
+    coupling: Tensor,
+    start: Tensor,
+    known: Tensor | None,
+    order: Tensor,
+    seed: Tensor,
+    burn_in: int,
+    normalised: bool,
+    label: Tensor,
+    mean: Tensor,
+    threads: int,
+) -> None: ...
 def simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def simd_levels() -> list[str]: ...

@@ -23,6 +23,8 @@ OPERATORS = (
     "task_weights",
     "gatv2_score",
     "gatv2_backward",
+    "edge_energy",
+    "gibbs",
 )
 
 

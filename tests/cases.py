@@ -209,4 +209,12 @@ FEW = (
     "grouped_matmul-uneven",
     "grouped_matmul_op-t-equal",
     "grouped_outer_op-uneven",
+    "flip_energy-E",
+    "flip_energy-BE",
+    "edge_delta-E-some",
+    "edge_delta-BE",
+    "edge_energy_op-src-cv-11",
+    "edge_energy_op-dst-a-10",
+    "edge_energy_op-edge-ac-01",
+    "edge_energy_op-each-a-01-each",
 )

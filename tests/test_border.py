@@ -15,6 +15,8 @@ from cases import PATTERNS
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fastgmtl import Graph
+
 GRAPH = PATTERNS["bipartite"].graph()  # 7 sources, 3 destinations, 9 edges
 BACK = GRAPH.t()
 E, SRC, DST, T, D = 9, 7, 3, 2, 4
@@ -168,6 +170,40 @@ def gatv2_backward(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["d_src"] if a["d_src"] is not None else a["d_att"]
 
 
+ENERGY = {"a": None, "c": torch.ones(DST, D), "v": torch.ones(E), "field": torch.ones(DST, D), "weight": torch.ones(E)}
+ENERGY |= {"label_src": torch.ones(SRC, D, dtype=torch.int32), "label_dst": torch.zeros(DST, D, dtype=torch.int32)}
+
+
+def edge_energy(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": BACK.pattern, **ENERGY, "to": 0, "field_order": 1, "shift_order": 1, "factor": -2.0}
+    a |= {"out": torch.empty(SRC, D), "threads": 1}
+    a |= changes
+    kernels.edge_energy(*a.values())
+    return a["out"]
+
+
+CHAIN = Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3, 3)
+
+
+def gibbs(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {
+        "children": CHAIN.t().pattern,
+        "field": torch.ones(3, D),
+        "coupling": torch.ones(2),
+        "start": torch.ones(3, D, dtype=torch.int32),
+        "known": torch.zeros(3, D, dtype=torch.int32),
+        "order": torch.arange(3, dtype=torch.int32).repeat(2, 1),
+        "seed": torch.tensor([5]),
+        "burn_in": 1,
+        "normalised": True,
+        "label": torch.empty(3, D, dtype=torch.int32),
+        "mean": torch.empty(3, D),
+        "threads": 1,
+    } | changes
+    kernels.gibbs(*a.values())
+    return a["mean"]
+
+
 FUNCTIONS = {
     "spmm": spmm,
     "sddmm": sddmm,
@@ -176,6 +212,8 @@ FUNCTIONS = {
     "attention_backward": attention_backward,
     "gatv2_score": gatv2_score,
     "gatv2_backward": gatv2_backward,
+    "edge_energy": edge_energy,
+    "gibbs": gibbs,
     "csr": csr,
     "gcn_norm": gcn_norm,
 }
@@ -187,6 +225,8 @@ TENSORS = {
     "attention_backward": ("g", "g_lse", "y", "lse", "value", *SCORES, "edge_type", "seed", *GRADIENTS),
     "gatv2_score": (*GATV2, "out"),
     "gatv2_backward": ("g", *GATV2, "d_dst", "d_src", "d_att"),
+    "edge_energy": ("c", "v", "field", "weight", "label_src", "label_dst", "out"),
+    "gibbs": ("field", "coupling", "start", "known", "order", "seed", "label", "mean"),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
     "gcn_norm": ("row_ptr", "col", "weight"),
 }
@@ -196,6 +236,9 @@ OPTIONAL = {
     *((f, t) for f in ("attention", "attention_backward") for t in ("dst", "src", "edge")),
     ("attention", "type"),
     *(("attention_backward", t) for t in ("g_lse", "d_dst", "d_src", "d_type")),
+    ("edge_energy", "c"),
+    ("edge_energy", "v"),
+    ("gibbs", "known"),
     *((f, t) for f in ("gatv2_score", "gatv2_backward") for t in ("at_dst", "at_src", "d_dst", "d_src", "d_att")),
 }
 EVERY = [(f, t) for f, names in TENSORS.items() for t in names]
@@ -457,6 +500,27 @@ def test_none_for_any_tensor(function: str, border: ModuleType) -> None:
             "gatv2_backward: a tensor of edges must have shape [9, 2], got [9]",
         ),
         ("attention_backward", {"type": None}, ValueError, "attention_backward: d_type needs score_type"),
+        ("edge_energy", {"to": 4}, ValueError, "edge_energy: to must be 0 to 3"),
+        (
+            "edge_energy",
+            {"a": torch.ones(SRC, D)},
+            ValueError,
+            "edge_energy: the factor of what is summed for must be None",
+        ),
+        (
+            "edge_energy",
+            {"shift_order": 9},
+            ValueError,
+            "edge_energy: orders must be 0 or more and 9 at most together, got 1 and 9",
+        ),
+        ("edge_energy", {"field": torch.ones(DST)}, ValueError, "edge_energy: field must have shape [N, B], got [3]"),
+        ("gibbs", {"burn_in": 2}, ValueError, "gibbs: burn_in must be less than the sweeps"),
+        (
+            "gibbs",
+            {"children": GRAPH.pattern},
+            ValueError,
+            "gibbs: the graph must have as many sources as destinations",
+        ),
         ("csr", {"row": torch.zeros(E + 1, dtype=torch.int64)}, ValueError, "csr: col must have shape [10], got [9]"),
         ("csr", {"col": torch.zeros(E, dtype=torch.int32)}, TypeError, "csr: col must be int64, got int32"),
         ("csr", {"row_ptr": torch.zeros(4, dtype=torch.int32)}, TypeError, "csr: row_ptr must be int64, got int32"),

@@ -2,7 +2,9 @@
 #include "../cpu/level.h"
 #include "../cpu/pages.h"
 #include "attention.h"
+#include "edge_energy.h"
 #include "gatv2.h"
+#include "gibbs.h"
 #include "gram.h"
 #include "relation_gate.h"
 #include "sddmm.h"
@@ -132,6 +134,20 @@ void require_small(const char* op, const char* what, const View& view, int64_t s
   require_shape(op, what, view, {view.size(0), s, t});
   require_dtype(op, what, view, DType::F64);
   if (device.id >= 0 && !(view.device == device)) fail(op, "every tensor must be on one device");
+}
+
+// dq = q r and dr = -2 q, hence Q + q Q' follows an even order, and (1 - 6 q) Q + (1 - 4 q) q Q' an odd one.
+SoftplusDerivative softplus_derivative(int order) {
+  SoftplusDerivative out{{1}, false};
+  for (int n = 2; n < order; ++n) {
+    SoftplusDerivative next{{}, !out.odd};
+    for (int k = 0; k < out.kTerms; ++k) {
+      next.term[k] += (k + 1) * out.term[k];
+      if (out.odd && k + 1 < out.kTerms) next.term[k + 1] -= (4 * k + 6) * out.term[k];
+    }
+    out = next;
+  }
+  return out;
 }
 
 }  // namespace
@@ -315,6 +331,95 @@ void gatv2_backward(Pattern pattern, Pattern back, View g, View x_dst, View x_sr
   args.d_src = like("d_src", d_src, {args.cols, args.heads, args.width});
   args.d_att = like("d_att", d_att, {args.heads, args.width});
   if (args.heads && args.width) run(op, pattern, args, cpu::gatv2_backward, FASTGMTL_CUDA(gatv2_backward));
+}
+
+void edge_energy(Pattern pattern, View a, View c, View v, View field, View weight, View label_src, View label_dst,
+                 int to, int field_order, int shift_order, double factor, View out, int threads) {
+  const char* op = "edge_energy";
+  pattern.check(op);
+  if (to < 0 || to > static_cast<int>(EnergyOf::Each)) fail(op, "to must be 0 to 3");
+  const int order = field_order + shift_order;
+  if (field_order < 0 || shift_order < 0 || order > EdgeEnergyArgs::kMaxOrder)
+    fail(op, "orders must be 0 or more and 9 at most together, got " + std::to_string(field_order) + " and " +
+                 std::to_string(shift_order));
+  EdgeEnergyArgs args{};
+  args.row_ptr = pattern.row_ptr.as<int64_t>(), args.col = pattern.col.data, args.edge_id = pattern.edge_id.data;
+  args.rows = pattern.rows(), args.cols = pattern.cols, args.edges = pattern.edges();
+  args.wide_index = pattern.col.dtype == DType::I64;
+  args.to = static_cast<EnergyOf>(to), args.field_order = field_order, args.shift_order = shift_order;
+  args.derivative = softplus_derivative(order);
+  args.factor = factor, args.threads = threads, args.dtype = field.dtype, args.stream = field.stream;
+  if (!field || field.rank != 2) fail(op, "field must have shape [N, B], got " + shape_string(field));
+  if (!is_float(args.dtype)) throw TypeError(std::string(op) + ": field must be floating point");
+  args.width = field.size(1);
+  const auto dense = [&](const char* what, const View& view, DType dtype, int64_t rows, bool one = false) {
+    if (one && view.rank == 1)
+      require_shape(op, what, view, {rows});
+    else
+      require_shape(op, what, view, {rows, args.width});
+    require_dtype(op, what, view, dtype);
+    require_device(op, what, view, pattern.device());
+    return view.data;
+  };
+  const int64_t sources = args.sources(), destinations = args.destinations();
+  args.field = dense("field", field, args.dtype, destinations);
+  args.label_src = static_cast<int32_t*>(dense("label_src", label_src, DType::I32, sources));
+  args.label_dst = static_cast<int32_t*>(dense("label_dst", label_dst, DType::I32, destinations));
+  args.weight = dense("weight", weight, args.dtype, args.edges, true);
+  args.wide_weight = weight.rank == 2;
+  if (a) args.a = dense("a", a, args.dtype, sources);
+  if (c) args.c = dense("c", c, args.dtype, destinations);
+  if (v) args.v = dense("v", v, args.dtype, args.edges, true);
+  args.wide_v = v.rank == 2;
+  const bool of_edges = args.to == EnergyOf::Edge || args.to == EnergyOf::Each;
+  if ((of_edges ? v : args.to == EnergyOf::Src ? a : c)) fail(op, "the factor of what is summed for must be None");
+  if (args.to == EnergyOf::Edge) {
+    require_shape(op, "out", out, {args.edges});
+    args.out = dense("out", out, args.dtype, args.edges, true);
+  } else {
+    args.out = dense("out", out, args.dtype, of_edges ? args.edges : args.rows);
+  }
+  cpu::advise_huge_pages(out);
+  if (out.numel()) run(op, pattern, args, cpu::edge_energy, FASTGMTL_CUDA(edge_energy));
+}
+
+void gibbs(Pattern children, View field, View coupling, View start, View known, View order, View seed, int64_t burn_in,
+           bool normalised, View label, View mean, int threads) {
+  const char* op = "gibbs";
+  children.check(op);
+  GibbsArgs args{};
+  args.row_ptr = children.row_ptr.as<int64_t>(), args.col = children.col.data, args.edge_id = children.edge_id.data;
+  args.tasks = children.rows(), args.edges = children.edges();
+  args.wide_index = children.col.dtype == DType::I64;
+  if (children.cols != args.tasks) fail(op, "the graph must have as many sources as destinations");
+  if (!field || field.rank != 2) fail(op, "field must have shape [T, B]");
+  if (!is_float(field.dtype)) throw TypeError("gibbs: field must be floating point");
+  args.samples = field.size(1), args.dtype = field.dtype;
+  const auto dense = [&](const char* what, const View& view, DType dtype, std::initializer_list<int64_t> shape) {
+    require_shape(op, what, view, shape);
+    require_dtype(op, what, view, dtype);
+    require_device(op, what, view, children.device());
+    return view.data;
+  };
+  const auto labels = [&](const char* what, const View& view) {
+    return static_cast<int32_t*>(dense(what, view, DType::I32, {args.tasks, args.samples}));
+  };
+  args.field = dense("field", field, args.dtype, {args.tasks, args.samples});
+  args.wide_coupling = coupling.rank == 2;
+  if (args.wide_coupling)
+    args.coupling = dense("coupling", coupling, args.dtype, {args.edges, args.samples});
+  else
+    args.coupling = dense("coupling", coupling, args.dtype, {args.edges});
+  args.start = labels("start", start), args.label = labels("label", label);
+  if (known) args.known = labels("known", known);
+  args.mean = dense("mean", mean, args.dtype, {args.tasks, args.samples});
+  if (order.rank != 2) fail(op, "order must have shape [sweeps, T]");
+  args.sweeps = order.size(0);
+  args.order = static_cast<int32_t*>(dense("order", order, DType::I32, {args.sweeps, args.tasks}));
+  args.seed = static_cast<int64_t*>(dense("seed", seed, DType::I64, {1}));
+  if (burn_in < 0 || burn_in >= args.sweeps) fail(op, "burn_in must be less than the sweeps");
+  args.burn_in = burn_in, args.normalised = normalised, args.threads = threads, args.stream = field.stream;
+  if (label.numel()) run(op, children, args, cpu::gibbs, FASTGMTL_CUDA(gibbs));
 }
 
 void relation_gate(View z, View logits, View weight, View residual, View mask, int activation, View y, int threads) {

@@ -72,5 +72,7 @@ void (*const relation_gate[])(const RelationGateArgs&) = FASTGMTL_TABLE(relation
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = FASTGMTL_TABLE(relation_gate_backward);
 void (*const gatv2_score[])(const Gatv2Args&) = FASTGMTL_TABLE(gatv2_score);
 void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = FASTGMTL_TABLE(gatv2_backward);
+void (*const edge_energy[])(const EdgeEnergyArgs&) = FASTGMTL_TABLE(edge_energy);
+void (*const gibbs[])(const GibbsArgs&) = FASTGMTL_TABLE(gibbs);
 
 }  // namespace fastgmtl::cpu

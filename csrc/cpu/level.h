@@ -3,7 +3,9 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/edge_energy.h"
 #include "../contract/gatv2.h"
+#include "../contract/gibbs.h"
 #include "../contract/gram.h"
 #include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
@@ -20,6 +22,8 @@ namespace fastgmtl {
   void attention_backward(const AttentionBackwardArgs& args);        \
   void gatv2_score(const Gatv2Args& args);                           \
   void gatv2_backward(const Gatv2BackwardArgs& args);                \
+  void edge_energy(const EdgeEnergyArgs& args);                      \
+  void gibbs(const GibbsArgs& args);                                 \
   void relation_gate(const RelationGateArgs& args);                  \
   void relation_gate_backward(const RelationGateBackwardArgs& args); \
   void gram(const GramArgs& args);                                   \
@@ -54,6 +58,8 @@ extern void (*const relation_gate[])(const RelationGateArgs&);
 extern void (*const relation_gate_backward[])(const RelationGateBackwardArgs&);
 extern void (*const gatv2_score[])(const Gatv2Args&);
 extern void (*const gatv2_backward[])(const Gatv2BackwardArgs&);
+extern void (*const edge_energy[])(const EdgeEnergyArgs&);
+extern void (*const gibbs[])(const GibbsArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

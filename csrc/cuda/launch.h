@@ -2,7 +2,9 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/edge_energy.h"
 #include "../contract/gatv2.h"
+#include "../contract/gibbs.h"
 #include "../contract/gram.h"
 #include "../contract/relation_gate.h"
 #include "../contract/sddmm.h"
@@ -23,5 +25,7 @@ void combine(const CombineArgs& args, int device);
 void task_weights(const TaskWeightsArgs& args, int device);
 void gatv2_score(const Gatv2Args& args, int device);
 void gatv2_backward(const Gatv2BackwardArgs& args, int device);
+void edge_energy(const EdgeEnergyArgs& args, int device);
+void gibbs(const GibbsArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

@@ -2,7 +2,10 @@
 
 from fastgmtl.ops.attention import attention
 from fastgmtl.ops.combine import combine
+from fastgmtl.ops.edge_delta import edge_delta
+from fastgmtl.ops.flip_energy import flip_energy
 from fastgmtl.ops.gcn_norm import gcn_norm
+from fastgmtl.ops.gibbs import gibbs
 from fastgmtl.ops.gram import gram
 from fastgmtl.ops.grouped_matmul import grouped_matmul
 from fastgmtl.ops.project import project
@@ -14,7 +17,10 @@ from fastgmtl.ops.spmm import spmm
 __all__ = [
     "attention",
     "combine",
+    "edge_delta",
+    "flip_energy",
     "gcn_norm",
+    "gibbs",
     "gram",
     "grouped_matmul",
     "project",

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgmtl import backend, reference
 from fastgmtl.graph import Graph
 from fastgmtl.ops.attend import attend
-from fastgmtl.ops.check import floating_tensor, graph_argument, one_of, same_device
+from fastgmtl.ops.check import floating_tensor, graph_argument, one_of, same_device, seed_argument
 from fastgmtl.ops.gatv2 import gatv2_score_op
 from fastgmtl.ops.operator import is_transformed
 from fastgmtl.ops.trilinear import sddmm_op
@@ -113,7 +113,7 @@ def attention(
         edge_type = _checked_types(graph, edge_type, score_type.size(0))
     drops = training and dropout > 0
     if drops:
-        _check_seed(seed)
+        seed_argument("attention", seed)
         seed = seed_tensor(seed, generator, value.device)
     if backend.kernels_for(value.device) is None:
         return reference.attention(
@@ -214,18 +214,6 @@ def _check_shapes(
             wanted = " or ".join("[" + ", ".join(map(str, s)) + "]" for s in (shape, per_task))
             raise ValueError(f"attention: {name} must have shape {words} = {wanted}, got {list(tensor.shape)}")
     return tasks, heads
-
-
-def _check_seed(seed: Any) -> None:
-    """TypeError or ValueError unless ``seed`` is None, an int or an int64 tensor of one element."""
-    wanted = "attention: seed must be an int or an int64 tensor of one element, got"
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64:
-            raise TypeError(f"{wanted} {str(seed.dtype).removeprefix('torch.')}")
-        if seed.numel() != 1:
-            raise ValueError(f"{wanted} a tensor of shape {list(seed.shape)}")
-    elif seed is not None and not isinstance(seed, int):
-        raise TypeError(f"{wanted} {type(seed).__name__}")
 
 
 def _checked_types(graph: Graph, edge_type: Any, types: int) -> Tensor:

@@ -78,3 +78,15 @@ def weights(op: str, value: Any, edges: int, tasks: int | None) -> None:
     if not fits:
         wanted = f"[{edges}, {'T' if tasks is None else tasks}]"
         raise ValueError(f"{op}: weight must have shape [E] or [E, T] = {wanted}, got {list(value.shape)}")
+
+
+def seed_argument(op: str, seed: Any) -> None:
+    """TypeError or ValueError unless ``seed`` is None, an int or an int64 tensor of one element."""
+    wanted = f"{op}: seed must be an int or an int64 tensor of one element, got"
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"{wanted} {_dtype(seed)}")
+        if seed.numel() != 1:
+            raise ValueError(f"{wanted} a tensor of shape {list(seed.shape)}")
+    elif seed is not None and not isinstance(seed, int):
+        raise TypeError(f"{wanted} {type(seed).__name__}")

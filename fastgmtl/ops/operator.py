@@ -194,10 +194,8 @@ def _functorch_function(op: Operator) -> Any:
 
 
 # A graph crosses the border of a library op as these; None in a list of tensors would lose its gradients.
-_GRAPH = (
-    "Tensor row_ptr, Tensor col, Tensor? edge_id, Tensor back_ptr, Tensor back_col, Tensor? back_id, SymInt num_src"
-)
-_PARTS = 7
+GRAPH = "Tensor row_ptr, Tensor col, Tensor? edge_id, Tensor back_ptr, Tensor back_col, Tensor? back_id, SymInt num_src"
+PARTS = 7
 
 
 def flatten(graph: Graph | None) -> tuple[Any, ...]:
@@ -208,7 +206,8 @@ def flatten(graph: Graph | None) -> tuple[Any, ...]:
     return graph.row_ptr, graph.col, graph.edge_id, back.row_ptr, back.col, back.edge_id, graph.num_src
 
 
-def _unflatten(parts: Sequence[Any]) -> Graph | None:
+def unflatten(parts: Sequence[Any]) -> Graph | None:
+    """The graph that :func:`flatten` took apart."""
     if not parts:
         return None
     row_ptr, col, edge_id, back_ptr, back_col, back_id, num_src = parts
@@ -222,19 +221,19 @@ def _library_op(op: Operator) -> Callable[..., Any]:
     name, count = f"fastgmtl::{op.name}", len(op.tensors)
     arguments = [f"Tensor? {tensor}" for tensor in op.tensors] + [f"{kind} {option}" for option, kind in op.options]
     result = "Tensor" if op.num_outputs == 1 else "(" + ", ".join(["Tensor"] * op.num_outputs) + ")"
-    parts = _PARTS if op.takes_graph else 0
+    parts = PARTS if op.takes_graph else 0
     if op.takes_graph:
-        arguments.insert(0, _GRAPH)
+        arguments.insert(0, GRAPH)
     schema = f"({', '.join(arguments)}) -> {result}"
     torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def implementation(*args: Any) -> Any:
         # A subclass that gets here has memory of its own: those that have none answer before this.
         args = tuple(v.as_subclass(Tensor) if isinstance(v, Tensor) and type(v) not in _PLAIN else v for v in args)
-        return op.run(_unflatten(args[:parts]), *args[parts:])
+        return op.run(unflatten(args[:parts]), *args[parts:])
 
     def fake(*args: Any) -> Any:
-        return op.fake(_unflatten(args[:parts]), *args[parts:])
+        return op.fake(unflatten(args[:parts]), *args[parts:])
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         graph, args = inputs[:parts], inputs[parts:]
@@ -247,7 +246,7 @@ def _library_op(op: Operator) -> Callable[..., Any]:
 
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         pattern, saved = ctx.saved_tensors[: max(0, parts - 1)], ctx.saved_tensors[max(0, parts - 1) :]
-        graph = _unflatten((*pattern, *ctx.num_src))
+        graph = unflatten((*pattern, *ctx.num_src))
         needs = ctx.needs_input_grad[parts : parts + count]
         found = op.backward(lambda o: o.library, needs, grads, saved[count:], graph, *saved[:count], *ctx.options)
         return (*[None] * parts, *found, *[None] * len(op.options))

@@ -2,10 +2,24 @@
 
 from fastgmtl.reference.attention import attention
 from fastgmtl.reference.combine import combine
+from fastgmtl.reference.edge_delta import edge_delta
+from fastgmtl.reference.flip_energy import flip_energy
+from fastgmtl.reference.gibbs import gibbs
 from fastgmtl.reference.gram import gram
 from fastgmtl.reference.grouped_matmul import grouped_matmul
 from fastgmtl.reference.relation_gate import relation_gate
 from fastgmtl.reference.sddmm import sddmm
 from fastgmtl.reference.spmm import spmm
 
-__all__ = ["attention", "combine", "gram", "grouped_matmul", "relation_gate", "sddmm", "spmm"]
+__all__ = [
+    "attention",
+    "combine",
+    "edge_delta",
+    "flip_energy",
+    "gibbs",
+    "gram",
+    "grouped_matmul",
+    "relation_gate",
+    "sddmm",
+    "spmm",
+]

@@ -1,10 +1,12 @@
 """Every operator of the package on drawn operands, by name: a file for each family."""
 
-from calls import attention, gates, groups, lists, trilinear
+from calls import attention, energy, gates, groups, lists, trilinear
 from calls.base import Call, Draw, Maker
 
 CALLS: dict[str, Maker] = {
-    name: maker for family in (trilinear, lists, attention, gates, groups) for name, maker in family.CALLS.items()
+    name: maker
+    for family in (trilinear, lists, attention, gates, groups, energy)
+    for name, maker in family.CALLS.items()
 }
 
 __all__ = ["CALLS", "Call", "Draw", "Maker"]

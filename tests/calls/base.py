@@ -44,6 +44,10 @@ class Draw:
         rows = {"src": graph.num_src, "dst": graph.num_dst, "edge": graph.num_edges, "type": 3}[side]
         return self.normal(rows, *axes)
 
+    def labels(self, *shape: int) -> Tensor:
+        """0, 1 or -1 (missing), int32."""
+        return torch.randint(-1, 2, shape, generator=self.generator, dtype=torch.int32)
+
     def edge_type(self) -> Tensor:
         """The type of each edge, in [0, 3)."""
         return (torch.arange(self.graph.num_edges) % 3).to(self.graph.col.dtype)

@@ -150,6 +150,8 @@ class Host:
             "attention_backward",
             "gatv2_score",
             "gatv2_backward",
+            "edge_energy",
+            "gibbs",
             "gram",
             "combine",
             "task_weights",
@@ -292,6 +294,26 @@ class Host:
         """``inputs``: from g to at_src; ``outputs``: from d_dst to d_att."""
         head = [*_both(pattern, back), _views(inputs), ctypes.c_double(slope)]
         self._call("cuda_host_gatv2_backward", *head, _views(outputs))
+
+    def edge_energy(
+        self, pattern: Pattern, inputs: list[Tensor | None], options: list[int], factor: float, out: Tensor
+    ) -> None:
+        """``inputs``: from a to label_dst; ``options``: to, field_order, shift_order."""
+        head = [*pattern.views(), _views(inputs), *options, ctypes.c_double(factor)]
+        self._call("cuda_host_edge_energy", *head, _view(out))
+
+    def gibbs(
+        self,
+        children: Pattern,
+        inputs: list[Tensor | None],
+        burn_in: int,
+        normalised: bool,
+        label: Tensor,
+        mean: Tensor,
+    ) -> None:
+        """``inputs``: from field to seed."""
+        head = [*children.views(), _views(inputs), ctypes.c_int64(burn_in), int(normalised)]
+        self._call("cuda_host_gibbs", *head, _view(label), _view(mean))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

@@ -21,6 +21,8 @@ void (*const attention[])(const AttentionArgs&) = {nullptr};
 void (*const attention_backward[])(const AttentionBackwardArgs&) = {nullptr};
 void (*const gatv2_score[])(const Gatv2Args&) = {nullptr};
 void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = {nullptr};
+void (*const edge_energy[])(const EdgeEnergyArgs&) = {nullptr};
+void (*const gibbs[])(const GibbsArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
 void (*const gram[])(const GramArgs&) = {nullptr};
@@ -203,6 +205,30 @@ const char* cuda_host_gatv2_backward(const Tensor* const* pattern, int64_t rows,
                              call.pattern(*pattern[3], *pattern[4], *pattern[5], rows), in(0, "g"), in(1, "x_dst"),
                              in(2, "x_src"), in(3, "att"), in(4, "at_dst"), in(5, "at_src"), slope, out(0, "d_dst"),
                              out(1, "d_src"), out(2, "d_att"), 1);
+  });
+}
+
+const char* cuda_host_edge_energy(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                  const Tensor* const* inputs, int to, int field_order, int shift_order, double factor,
+                                  const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::edge_energy(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "a"), in(1, "c"), in(2, "v"),
+                          in(3, "field"), in(4, "weight"), in(5, "label_src"), in(6, "label_dst"), to, field_order,
+                          shift_order, factor, call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_gibbs(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                            const Tensor* const* inputs, int64_t burn_in, int normalised, const Tensor* label,
+                            const Tensor* mean) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::gibbs(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "field"), in(1, "coupling"), in(2, "start"),
+                    in(3, "known"), in(4, "order"), in(5, "seed"), burn_in, normalised != 0,
+                    call.view("label", *label, true), call.view("mean", *mean, true), 1);
   });
 }
 
