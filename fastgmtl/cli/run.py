@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from fastgmtl.cli import checkpoint, heatmap, picture, plot, report
+from fastgmtl.cli import checkpoint, heatmap, network, picture, plot, report
 from fastgmtl.cli.errors import CliError
 from fastgmtl.cli.folder import History, Logs, write_json
 from fastgmtl.cli.machine import machine
@@ -126,6 +126,8 @@ class Run:
             heatmap.write(self.path, name, f"{self.title}: {name}", panels)
         for name, plots in self.trainer.plots_best().items():
             plot.write(self.path, name, f"{self.title}: {name}", plots)
+        for name, networks in self.trainer.networks_best().items():
+            network.write(self.path, name, f"{self.title}: {name}", networks)
         for name, items in self.trainer.method.history().items():
             drawn = [item for item in items if isinstance(item, Plot)]
             if drawn:

@@ -4,10 +4,11 @@ from fastgmtl.methods.auxiliary import GCS, GNS, Finetune, PCGrad, Sum
 from fastgmtl.methods.baseline import constant_score
 from fastgmtl.methods.bilevel import Bilevel, BilevelGNS, BilevelRCGrad
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
+from fastgmtl.methods.gcnet.gcnet import GCNet
 from fastgmtl.methods.gcnet.sgnn import SGNN
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
 from fastgmtl.methods.hgt import SharedHGT, SingleHGT
-from fastgmtl.methods.panel import Panel, Plot
+from fastgmtl.methods.panel import Network, Panel, Plot
 from fastgmtl.methods.rcgrad import RCGrad
 from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
 from fastgmtl.methods.same.method import ESame, ISame, SameConcurrent
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "blo": Bilevel,
     "blo+rcgrad": BilevelRCGrad,
     "blo+gns": BilevelGNS,
+    "gcnet": GCNet,
     "sgnn": SGNN,
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "Diverged",
     "Epoch",
     "Method",
+    "Network",
     "Panel",
     "Plot",
     "Shared",

@@ -32,3 +32,12 @@ class Plot:
     x_label: str
     y_label: str
     joined: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """A directed graph: ``edges`` are (from, to, strength, probability), by places in ``nodes``, which are names."""
+
+    title: str
+    nodes: tuple[str, ...]
+    edges: list[tuple[int, int, float, float]]

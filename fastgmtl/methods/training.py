@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgmtl.data import Dataset
-from fastgmtl.methods.panel import Panel, Plot
+from fastgmtl.methods.panel import Network, Panel, Plot
 
 if TYPE_CHECKING:
     from typing import Self
@@ -90,6 +90,10 @@ class Method(nn.Module, ABC):
 
     def plots(self, batch: Dataset) -> Mapping[str, Sequence[Plot]]:
         """Curves and points that there are to see, by the name of the picture. Called as :meth:`evaluate` is."""
+        return {}
+
+    def networks(self, batch: Dataset) -> Mapping[str, Sequence[Network]]:
+        """Graphs that were learned, by the name of the picture. Called as :meth:`evaluate` is."""
         return {}
 
     def history(self) -> Mapping[str, Sequence[Panel | Plot]]:
@@ -208,6 +212,10 @@ class Trainer:
     def plots_best(self) -> Mapping[str, Sequence[Plot]]:
         """Curves and points of the best weights; the present ones stay."""
         return self._at_best(lambda: self._looking(lambda: self.method.plots(self.dataset)))
+
+    def networks_best(self) -> Mapping[str, Sequence[Network]]:
+        """Graphs that the best weights have learned; the present ones stay."""
+        return self._at_best(lambda: self._looking(lambda: self.method.networks(self.dataset)))
 
     def panels_best(self) -> Mapping[str, Sequence[Panel]]:
         """What there is to see of the best weights; the present ones stay."""

@@ -153,6 +153,7 @@ class SampleEncoder(nn.Module):
     def __init__(self, dataset: Dataset, config: SamplesConfig, task: Task) -> None:
         super().__init__()
         self.level, self.rows = task.level, slice(None)
+        self.width = dataset.num_features if is_table(dataset) else config.hidden
         self.network: nn.Module
         if isinstance(dataset, Molecules):
             self.network = MoleculeEncoder("gin", config.hidden, config.layers, config.dropout)
@@ -162,6 +163,13 @@ class SampleEncoder(nn.Module):
             self.rows = dataset.rows(task) if task.level == "node" else self.rows
             same = {key: getattr(config, key) for key in ("hidden", "layers", "dropout")}
             self.network = shared.Encoder(dataset.x, shared.Config(**same))
+
+    def features(self, samples: Tensor | Dataset, h: Tensor) -> Tensor:
+        """What a linear map may take, [B, width]: the scaled features of a table, of other samples h."""
+        if not isinstance(samples, Tensor):
+            return h
+        assert isinstance(self.network, _Table)
+        return (samples - self.network.shift) / self.network.scale
 
     def forward(self, samples: Tensor | Dataset) -> Tensor:
         """Features [B, F] of samples that are a table, or a data set with the samples."""
@@ -249,7 +257,7 @@ class SampleMethod(Method):
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Of the mean over the tasks, and the sum of the rest."""
         scale = 1 / len(self.labels.tasks)
-        sum(loss * (scale if name in self.labels.tasks else 1) for name, loss in losses.items()).backward()  # type: ignore[union-attr]
+        torch.stack([v * scale if k in self.labels.tasks else v for k, v in losses.items()]).sum().backward()
 
     def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
         """Score by task; NaN for tasks that were not asked for."""
