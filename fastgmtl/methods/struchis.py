@@ -211,7 +211,7 @@ class StrucHIS(Heads):
             for node_type in layer.gates:
                 rows, into = batch.hetero.rows(node_type), batch.hetero.packed(node_type).relations
                 relations = [f"{r[0]} {r[1]}" for r in into] if layer.sharing == "relation" else ["all"]
-                mean = layer.gate_logits(node_type, h[rows], h[rows]).softmax(2).mean(0)  # [R, from, into]
+                mean = layer.gate_logits(node_type, h[rows]).softmax(2).mean(0)  # [R, from, into]
                 found.append(
                     Panel(
                         f"level {level}, {node_type}",

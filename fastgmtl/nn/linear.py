@@ -82,11 +82,7 @@ class Linear(nn.Module):
         if x.dim() == 2:
             out = _product(x, self.weight.flatten(0, 1), None if plus is None else plus.flatten(-2))
             return out.unflatten(1, (self.num_tasks, self.out_channels))
-        left, right = x.transpose(0, 1), self.weight.transpose(1, 2)
-        if plus is None:
-            return torch.bmm(left, right).transpose(0, 1)
-        plus = plus.unsqueeze(1) if plus.dim() == 2 else plus.transpose(0, 1)
-        return torch.baddbmm(plus, left, right).transpose(0, 1)
+        return task_product(x, self.weight, plus)
 
     def _allocate(self, weight: UninitializedParameter, in_channels: int) -> None:
         self.in_channels = in_channels
@@ -109,6 +105,15 @@ class Linear(nn.Module):
     def __repr__(self) -> str:
         tasks = "" if self.num_tasks is None else f", num_tasks={self.num_tasks}"
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, bias={self.bias is not None}{tasks})"
+
+
+def task_product(x: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:
+    """W_t x_t + ``plus`` [T, C] or [N, T, C] for each task: x [N, T, F] times weight [T, C, F] is [N, T, C]."""
+    left, right = x.transpose(0, 1), weight.transpose(1, 2)
+    if plus is None:
+        return torch.bmm(left, right).transpose(0, 1)
+    plus = plus.unsqueeze(1) if plus.dim() == 2 else plus.transpose(0, 1)
+    return torch.baddbmm(plus, left, right).transpose(0, 1)
 
 
 def check_num_tasks(owner: str, num_tasks: int | None) -> int | None:

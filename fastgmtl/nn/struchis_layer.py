@@ -8,14 +8,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parameter import Parameter
-from torch.utils.checkpoint import checkpoint
 
-from fastgmtl.hetero import HeteroGraph, Packed, Relation
+from fastgmtl.hetero import HeteroGraph, Relation
 from fastgmtl.nn.linear import Linear, check_num_tasks
-from fastgmtl.ops.attention import attention
-from fastgmtl.ops.relation_gate import relation_gate
+from fastgmtl.nn.struchis_level import Level, gate_logits, run
 
 Sharing = Literal["relation", "layer", "none"]
 Variant = Literal["as_described", "as_released"]
@@ -135,82 +132,32 @@ class StrucHISLayer(nn.Module):
         if h.shape != (total, self.num_tasks, self.channels):
             wanted = [total, self.num_tasks, self.channels]
             raise ValueError(f"StrucHISLayer: h must have shape [N, T, d] = {wanted}, got {list(h.shape)}")
-        # As released, every table of a node type and of its neighbours has a mask of its own.
-        dropped = self._dropped(h) if self.variant == "as_described" else None
-        return torch.cat([self._centre(i, h, dropped, graph) for i in range(len(self.node_types))])
+        return run(Level(self, graph, h), h, self._values())
 
-    def _dropped(self, h: Tensor) -> Tensor:
-        return dropped(h, self.dropout if self.training else 0.0)
+    def aggregate(self, name: str, h: Tensor, graph: HeteroGraph) -> Tensor:
+        """z [N_type, R, T, d] of a node type with relations into it: what its nodes see along each of them."""
+        level, p, number = Level(self, graph, h), self._values(), self.node_types.index(name)
+        mask, group = next(pair for pair in level.groups if any(centre.number == number for centre in pair[1]))
+        (centre,) = (centre for centre in group if centre.number == number)
+        y = level.sums(centre, level.tables(mask, group, h, p))
+        assert y is not None
+        return level.aggregates(centre, y, p)
 
-    def _centre(self, number: int, h: Tensor, dropped: Tensor | None, graph: HeteroGraph) -> Tensor:
-        name = self.node_types[number]
-        rows, packed = graph.rows(name), graph.packed(name)
-        if not packed.num_relations:
-            return torch.zeros_like(h[rows]) if self.res is None else F.elu(self.res(h[rows]))
-        centre, tail = (self._dropped(h[rows]), self._dropped(h)) if dropped is None else (dropped[rows], dropped)
-        y = self._sums(number, centre, tail, packed)
+    def gate_logits(self, name: str, seen: Tensor) -> Tensor:
+        """Logits [N_type, R (1 if sharing is by layer), T, T]: of what each task (last axis) takes of each task.
 
-        def mixed(y: Tensor, weight: Tensor, h: Tensor, centre: Tensor) -> Tensor:
-            kept = None if self.res is None else self.res(h)
-            logits = None if self.sharing == "none" else self.gate_logits(name, h, centre)
-            return self._mixed(_by_task(y, weight, packed), logits, kept)
+        ``seen``: the embeddings of the type [N_type, T, d], as released after dropout.
+        """
+        given = torch.cat([seen, seen], -1) if self.variant == "as_released" else seen
+        return gate_logits(name, given, self._values())
 
-        # What is mixed, and by which gates, is larger than y and cheap to make again, so backward does.
-        out: Tensor = checkpoint(
-            mixed, y, self.weight[number], h[rows], centre, use_reentrant=False, preserve_rng_state=False
-        )
-        return out
-
-    def _mixed(self, z: Tensor, logits: Tensor | None, kept: Tensor | None) -> Tensor:
-        if self.sharing == "relation":
-            assert logits is not None
-            return relation_gate(z, logits, self.att_out, kept, activation="elu")
-        share = torch.einsum("nrtd,td->nrt", z, self.att_out).softmax(1)
-        out = torch.einsum("nrt,nrtd->ntd", share, z)
-        if logits is not None:
-            return relation_gate(out.unsqueeze(1), logits, None, kept, activation="elu")
-        return F.elu(out if kept is None else out + kept)
-
-    def aggregate(self, number: int, centre: Tensor, tail: Tensor, packed: Packed) -> Tensor:
-        """z [N_type, R, T, d] of node type ``number``, from dropped embeddings of its nodes and of all nodes."""
-        return _by_task(self._sums(number, centre, tail, packed), self.weight[number], packed)
-
-    def _sums(self, number: int, centre: Tensor, tail: Tensor, packed: Packed) -> Tensor:
-        """[N_type R, T, d]: what z is before W."""
-        weight = self.weight[number]
-        # a . W x = (W' a) . x, and W commutes with the sum over neighbours: x is gathered, W is applied to rows.
-        to_dst, to_src = (torch.einsum("tod,to->td", weight, a) for a in (self.att_dst, self.att_src))
-        queries = self.relation[:, list(packed.relation_ids)]
-        of_relation = torch.einsum("tro,tod,td->rt", queries, self.weight_relation, self.att_relation)
-        score_dst = torch.einsum("ntd,td->nt", centre, to_dst).unsqueeze(1) + of_relation
-        y = attention(
-            packed.graph,
-            tail.unsqueeze(2),
-            score_dst=score_dst.flatten(0, 1).unsqueeze(2),
-            score_src=torch.einsum("ntd,td->nt", tail, to_src).unsqueeze(2),
-            negative_slope=self.negative_slope,
-            dropout=self.dropout,
-            dropout_on="logits",
-            training=self.training,
-        )
-        assert isinstance(y, Tensor)
-        return y.squeeze(2)
-
-    def gate_logits(self, name: str, h: Tensor, dropped: Tensor) -> Tensor:
-        """Logits [N_type, R (1 if sharing is by layer), T, T]: of what each task (last axis) takes of each task."""
-        given = torch.cat([dropped, dropped], -1) if self.variant == "as_released" else h
-        out: Tensor = self.gates[name](given)
-        return out.unflatten(-1, (-1, self.num_tasks)).permute(0, 2, 3, 1)
+    def _values(self) -> dict[str, Tensor]:
+        """Parameters by name, without those that cancel."""
+        return {name: value for name, value in self.named_parameters() if name not in ("att_centre", "beta")}
 
     def __repr__(self) -> str:
         options = f"num_tasks={self.num_tasks}, sharing={self.sharing}, variant={self.variant}"
         return f"StrucHISLayer({self.channels}, {options})"
-
-
-def _by_task(y: Tensor, weight: Tensor, packed: Packed) -> Tensor:
-    """Rows [N_type R, T, d] times each task's matrix [T, d, d]: [N_type, R, T, d]."""
-    z = torch.bmm(y.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-    return z.unflatten(0, (packed.num_nodes, packed.num_relations))
 
 
 def dropped(h: Tensor, chance: float) -> Tensor:

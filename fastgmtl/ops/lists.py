@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgmtl import backend
-from fastgmtl.ops.operator import _PLAIN, _functorch_active, _is_batched, is_transformed
+from fastgmtl.ops.operator import _PLAIN, _functorch_active, is_batched, is_transformed
 
 Tensors = tuple[Tensor | None, ...]
 
@@ -56,7 +56,7 @@ class ListOperator:
         wants_grad = False
         for value in flat:
             if value is not None:
-                if _is_batched(value):
+                if is_batched(value):
                     # The batching rules of `is_grads_batched` know no lists: the twin is made of operators they know.
                     return self.reference(lists, *options)
                 if type(value) not in _PLAIN:

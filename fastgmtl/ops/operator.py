@@ -29,7 +29,7 @@ _functorch_active: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: torch._C._functorch.peek_interpreter_stack() is not None
 )
 _modes_active: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
-_is_batched: Callable[[Tensor], bool] = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: False)
+is_batched: Callable[[Tensor], bool] = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda _: False)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -86,7 +86,7 @@ class Operator:
         wants_grad = False
         for value in args[: len(self.tensors)]:
             if value is not None:
-                if type(value) not in _PLAIN or _is_batched(value):
+                if type(value) not in _PLAIN or is_batched(value):
                     return self.library(graph, *args)
                 wants_grad = wants_grad or value.requires_grad
         if wants_grad and torch.is_grad_enabled():
@@ -150,7 +150,7 @@ def _eager_function(op: Operator) -> Callable[..., Any]:
             keep = ctx.saved_tensors or nothing
             # Nothing is recorded and nothing is wrapped: straight to the kernels.
             g = grads[0]
-            plain = not torch.is_grad_enabled() and type(g) is Tensor and not _is_batched(g) and not is_transformed()
+            plain = not torch.is_grad_enabled() and type(g) is Tensor and not is_batched(g) and not is_transformed()
             call = _straight if plain else _through
             needs = ctx.needs_input_grad[2:]
             found = backward_of(call, needs, grads, keep[count:], ctx.graph, *keep[:count], *ctx.options)

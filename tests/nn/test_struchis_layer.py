@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgmtl import HeteroGraph
-from fastgmtl.nn import StrucHISLayer
+from fastgmtl.nn import StrucHISLayer, struchis_level
 
 T, D = 3, 5
 COUNTS = {"a": 6, "b": 4, "c": 3, "alone": 2}
@@ -121,7 +121,7 @@ def test_a_node_without_neighbours_along_a_relation_gets_zero() -> None:
     graph = _graph()
     layer, h = _layer(graph), _features(graph)
     packed = graph.packed("a")
-    z = layer.aggregate(graph.node_types.index("a"), h[graph.rows("a")], h, packed)
+    z = layer.aggregate("a", h, graph)
     assert z.shape == (COUNTS["a"], 3, T, D)
     for r, relation in enumerate(packed.relations):
         for node in range(COUNTS["a"]):
@@ -144,7 +144,7 @@ def test_relations_in_another_order_permute_gates_and_change_nothing_else() -> N
             rows = [into.index(r) for r in now]
             last = layer.gates[name][2].weight.unflatten(1, (len(into), T))
             mirrored.gates[name][2].weight.copy_(last[:, rows].flatten(1, 2))
-            gates, moved = (m.gate_logits(name, h[graph.rows(name)], h[graph.rows(name)]) for m in (layer, mirrored))
+            gates, moved = (m.gate_logits(name, h[graph.rows(name)]) for m in (layer, mirrored))
             torch.testing.assert_close(gates[:, rows], moved, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(layer(h, graph), mirrored(h, other), rtol=1e-10, atol=1e-10)
 
@@ -157,11 +157,11 @@ def test_without_sharing_along_relations(sharing: str) -> None:
     found = layer(h, graph)
     for name in ("a", "b", "c"):
         rows = graph.rows(name)
-        z = layer.aggregate(graph.node_types.index(name), h[rows], h, graph.packed(name))
+        z = layer.aggregate(name, h, graph)
         share = torch.einsum("nrtd,td->nrt", z, layer.att_out).softmax(1)
         own = torch.einsum("nrt,nrtd->ntd", share, z)
         if sharing == "layer":
-            gate = layer.gate_logits(name, h[rows], h[rows]).squeeze(1).softmax(1)
+            gate = layer.gate_logits(name, h[rows]).squeeze(1).softmax(1)
             own = torch.einsum("nts,ntd->nsd", gate, own)
         torch.testing.assert_close(found[rows], F.elu(own), rtol=1e-10, atol=1e-10)
     assert not found[graph.rows("alone")].any()
@@ -172,6 +172,89 @@ def test_gradients_of_both_orders() -> None:
     layer, h = _layer(graph, tasks=2), _features(graph, tasks=2).requires_grad_()
     assert torch.autograd.gradcheck(lambda v: layer(v, graph), h)
     assert torch.autograd.gradgradcheck(lambda v: layer(v, graph), h)
+
+
+def _both_orders(layer: StrucHISLayer, graph: HeteroGraph) -> list[Tensor | None]:
+    """h', gradients of h and of the parameters, and gradients of their squares."""
+    torch.manual_seed(3)
+    h = _features(graph).requires_grad_()
+    inputs = [h, *layer.parameters()]
+    out = layer(h, graph)
+    first = torch.autograd.grad(out.square().sum(), inputs, retain_graph=True, allow_unused=True)
+    again = torch.autograd.grad(out.square().sum(), inputs, create_graph=True, allow_unused=True)
+    for one, other in zip(first, again, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other.detach(), rtol=1e-10, atol=1e-10)
+    total = sum(g.square().sum() for g in again if g is not None)
+    assert isinstance(total, Tensor)
+    return [out.detach(), *first, *torch.autograd.grad(total, inputs, allow_unused=True)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sharing", ["relation", "layer", "none"])
+@pytest.mark.parametrize("variant", ["as_described", "as_released"])
+def test_what_backward_makes_again_is_what_forward_made(
+    variant: str, sharing: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of single nodes as blocks, of all nodes at once, and without making anything again; with the same dropout."""
+    graph = _graph()
+    layer = _layer(graph, variant=variant, sharing=sharing, dropout=0.4).train(training)
+    whole = _both_orders(layer, graph)
+    monkeypatch.setattr(struchis_level, "BLOCK", (1, 1))
+    single = _both_orders(layer, graph)
+    monkeypatch.setattr(struchis_level, "is_transformed", lambda: True)
+    plain = _both_orders(layer, graph)
+    assert sum(g is not None for g in plain) > 20
+    for found in (whole, single):
+        for one, wanted in zip(found, plain, strict=True):
+            assert (one is None) == (wanted is None)
+            if one is not None and wanted is not None:
+                torch.testing.assert_close(one, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_that_are_not_the_layers_own() -> None:
+    """As in meta-learning: backward makes again with the parameters that forward had, and reaches what they are of."""
+    graph = _graph()
+    layer, h = _layer(graph), _features(graph)
+    scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    other = {name: value.detach() * scale for name, value in layer.named_parameters()}
+    out = torch.func.functional_call(layer, other, (h, graph))
+    (found,) = torch.autograd.grad(out.square().sum(), scale)
+
+    def loss(by: float) -> float:
+        moved = {name: value.detach() * by for name, value in layer.named_parameters()}
+        return float(torch.func.functional_call(layer, moved, (h, graph)).square().sum())
+
+    assert abs(float(found) - (loss(1.5 + 1e-6) - loss(1.5 - 1e-6)) / 2e-6) < 1e-5 * abs(float(found))
+
+
+def test_a_batch_of_gradients() -> None:
+    graph = _graph()
+    layer, h = _layer(graph), _features(graph).requires_grad_()
+    out = layer(h, graph)
+    g = torch.randn(3, *out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(0))
+    inputs = [h, *layer.parameters()]
+    together = torch.autograd.grad(out, inputs, g, is_grads_batched=True, retain_graph=True)
+    for k in range(3):
+        for found, wanted in zip(together, torch.autograd.grad(out, inputs, g[k], retain_graph=True), strict=True):
+            torch.testing.assert_close(found[k], wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_memory_kept_for_backward() -> None:
+    """h, masks and parameters: no aggregate, which R relations make larger than h, and nothing of the gates."""
+    graph = _graph()
+    layer, h = _layer(graph, variant="as_described").train(), _features(graph).requires_grad_()
+    kept: list[Tensor] = []
+    own = {p.data_ptr() for p in (h, *layer.parameters())}
+
+    def pack(value: Tensor) -> Tensor:
+        kept.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        layer(h, graph)
+    assert {value.data_ptr() for value in kept} <= own
 
 
 def test_dropout_is_for_training_only_and_seeded() -> None:
