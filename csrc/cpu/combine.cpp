@@ -1,6 +1,6 @@
 // combine on the CPU. A row of the result is summed in registers over all rows of the matrix, kVectors vectors at a
-// time; the rows are fetched ahead, because there are more of them than the hardware follows. Bytes moved: every row
-// once, every result once.
+// time. Nothing is fetched ahead: each row is read in order, which the hardware follows, and fetches of ours only take
+// the places of its own. Bytes moved: every row once, every result once.
 #include <algorithm>
 
 #include "level.h"
@@ -9,8 +9,7 @@
 namespace fastgmtl::FASTGMTL_LEVEL {
 namespace {
 
-// Vectors of a step, and how many bytes before they are needed rows are fetched.
-constexpr int kVectors = 4, kAhead = 2048;
+constexpr int kVectors = 4;  // of a step
 
 // to[c] = (to[c] if More) + sum over rows of weight[i] row_i[c]
 template <class S, bool More>
@@ -24,7 +23,6 @@ void mix(const Present<S>& rows, const acc_t<S>* weight, int64_t numel, S* to) {
       for (int k = 0; k < kVectors; ++k) sum[k] = load<W>(to + c + k * W);
     for (int i = 0; i < rows.count; ++i) {
       const S* from = rows.row[i] + c;
-      prefetch(reinterpret_cast<const char*>(from) + kAhead, kStep * sizeof(S));
       for (int k = 0; k < kVectors; ++k) sum[k] += weight[i] * load<W>(from + k * W);
     }
     for (int k = 0; k < kVectors; ++k) store<W>(sum[k], to + c + k * W);

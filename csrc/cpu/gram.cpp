@@ -1,6 +1,5 @@
 // gram on the CPU. A chunk of all rows is brought into the cache once and multiplied there by tiles of kTile x kTile
-// rows whose sums stay in registers; the tiles on the diagonal fetch their rows of the next chunk meanwhile. Bytes
-// moved: every row once.
+// rows whose sums stay in registers. Bytes moved: every row once.
 #include <algorithm>
 #include <memory>
 
@@ -33,9 +32,6 @@ void tile(const S* const* a, const S* const* b, int64_t numel, double* out, int6
   for (; c + W <= numel; c += W) {
     for (int j = 0; j < N; ++j) right[j] = load<W>(b[j] + c);
     for (int i = 0; i < M; ++i) left[i] = Diagonal ? right[i] : load<W>(a[i] + c);
-    if constexpr (Diagonal)
-      if (c * sizeof(S) % 64 == 0)
-        for (int i = 0; i < M; ++i) __builtin_prefetch(a[i] + c + kChunk);
     add(left, right);
   }
   if (c < numel) {
