@@ -263,9 +263,8 @@ def border(data: st.DataObject) -> None:
             call()
 
 
-def main(target: str) -> None:
+def main(test: Any) -> None:
     """Run one target on a fixed sequence of examples."""
-    test = globals()[target]
     inner = test.hypothesis.inner_test
 
     def counted(*args: Any, **kwargs: Any) -> None:
@@ -285,4 +284,4 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(globals()[sys.argv[1]])

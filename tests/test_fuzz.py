@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
-FUZZ = Path(__file__).resolve().parent / "fuzz.py"
+TARGETS = {
+    "fuzz.py": "edges sparse hetero spmm sddmm relation_gate grouped_matmul arguments border",
+    "fuzz_lists.py": "gram combine project rotate small_problem list_arguments list_border",
+}
 
 
 @pytest.mark.parametrize(
-    "target", ["edges", "sparse", "hetero", "spmm", "sddmm", "relation_gate", "grouped_matmul", "arguments", "border"]
+    ("file", "target"), [(file, name) for file, names in TARGETS.items() for name in names.split()]
 )
-def test_fuzz(target: str, kernels: object) -> None:
+def test_fuzz(file: str, target: str, kernels: object) -> None:
     run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", str(FUZZ), target],
+        [sys.executable, "-X", "faulthandler", str(Path(__file__).resolve().parent / file), target],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -111,7 +111,7 @@ class GradVac(_Ordered):
 
     def _weights(self, gram: Tensor) -> Tensor:
         if self.cosine is None:
-            self.cosine = torch.zeros_like(gram)
+            self.cosine = torch.zeros_like(gram, memory_format=torch.contiguous_format)
         if self.cosine.shape != gram.shape:
             raise ValueError(
                 f"GradVac: its state is for gram {list(self.cosine.shape)}, got {list(gram.shape)}; call reset()"

@@ -59,7 +59,7 @@ def combine(
         weights = weights * scale
     if backend.kernels_for(rows.device) is None and out is None:
         return reference.combine(grads, weights, None, False, None, groups)
-    wide = weights.to(torch.float64).reshape(count, sums or 1, rows.tasks)
+    wide = weights.to(torch.float64).reshape(count, sums or 1, rows.tasks).contiguous()
     try:
         if out is not None:
             return _into(rows, wide, rows.kept(key), out, accumulate, sums)

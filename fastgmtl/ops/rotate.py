@@ -20,6 +20,7 @@ _OPPOSITE = 1e-7
 def rotation(products: Tensor, amount: Tensor | float, target: int = 0) -> Tensor:
     """Coefficients [T, T] (row i those of the new g_i) of :func:`rotate`, from the Gram matrix [T, T]."""
     row = target_row("rotate", target, products.size(-1))
+    _check_amount(amount, products.size(-1))
     norm = products.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     size = norm * norm[..., row].unsqueeze(-1)
     against = products[..., row] < 0
@@ -36,6 +37,16 @@ def rotation(products: Tensor, amount: Tensor | float, target: int = 0) -> Tenso
     identity = torch.eye(products.size(-1), dtype=products.dtype, device=products.device)
     own = torch.where(identity[row] > 0, 1, own)
     return own.unsqueeze(-1) * identity + other.unsqueeze(-1) * identity[row]
+
+
+def _check_amount(amount: Any, tasks: int) -> None:
+    if not isinstance(amount, Tensor):
+        if not isinstance(amount, int | float):
+            raise TypeError(f"rotate: amount must be a number or a tensor [T], got {type(amount).__name__}")
+    elif not amount.is_floating_point():
+        raise TypeError(f"rotate: amount must be a number or a floating point tensor [T], got {amount.dtype}")
+    elif amount.dim() and amount.shape[-1:] != (tasks,):
+        raise ValueError(f"rotate: amount must be a number or have shape [T] = [{tasks}], got {list(amount.shape)}")
 
 
 def rotate(grads: Gradients, amount: Tensor | float, target: int = 0) -> Any:
@@ -59,6 +70,7 @@ def rotate(grads: Gradients, amount: Tensor | float, target: int = 0) -> Any:
         of gram and combine, differentiable in gradients and amount where no two gradients are opposite.
 
     Raises:
-        IndexError: there is no such target. What :func:`fastgmtl.ops.gram` raises.
+        IndexError: there is no such target.
+        TypeError, ValueError: amount is neither a number nor [T]. What :func:`fastgmtl.ops.gram` raises.
     """
     return combine(grads, rotation(gram(grads), amount, target))

@@ -61,6 +61,10 @@ def task_weights(
         raise TypeError(f"task_weights: gram must be a floating point tensor, got {what}")
     if gram.dim() not in (2, 3) or gram.size(-1) != gram.size(-2) or not 1 <= gram.size(-1) <= 64:
         raise ValueError(f"task_weights: gram must be [T, T] or [K, T, T] with T of 1 to 64, got {list(gram.shape)}")
+    if state is not None and state.shape != gram.shape:
+        raise ValueError(
+            f"task_weights: state must have the shape of gram, {list(gram.shape)}, got {list(state.shape)}"
+        )
     number = _NUMBER[method]
     if order is None and number < 2:
         order = torch.arange(gram.size(-1), device=gram.device).expand(gram.shape[-2:])
@@ -79,9 +83,11 @@ def _solve(
         problems = gram.detach().to(torch.float64).reshape(-1, *gram.shape[-2:]).contiguous()
         out = torch.empty(problems.shape[:-1], dtype=torch.float64, device=gram.device)
         p = None if preference is None else preference.detach().to(torch.float64).contiguous()
-        memory = None if state is None else state.view(problems.shape)
+        memory = None if state is None else state.reshape(problems.shape).contiguous()
         rows = None if order is None else order.contiguous()
         kernels.task_weights(number, problems, p, rows, parameter, memory, out)
+        if state is not None and memory is not None and not state.is_contiguous():
+            state.copy_(memory.view(state.shape))
         return out if gram.dim() == 3 else out[0]
 
 

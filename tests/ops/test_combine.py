@@ -66,6 +66,13 @@ def test_out_may_be_one_of_the_gradients() -> None:
     close(first, want, torch.float32)
 
 
+def test_weights_in_any_layout() -> None:
+    grads, weights = torch.randn(3, 40), torch.randn(3, 2, dtype=torch.float64).T
+    want = weights.float() @ grads
+    close(ops.combine(grads, weights, torch.zeros(2, 40)), want, torch.float32)
+    close(ops.combine(grads, weights), want, torch.float32)
+
+
 def test_several_sums_into_out() -> None:
     grads = torch.randn(3, 40, generator=cases.generator("sums"))
     weights = torch.randn(2, 3, generator=cases.generator("weights"))

@@ -49,3 +49,12 @@ def test_rotate_is_differentiable() -> None:
 def test_no_such_target() -> None:
     with pytest.raises(IndexError, match="rotate: target must be one of 2 tasks, got -3"):
         ops.rotate(torch.ones(2, 3), 1.0, -3)
+
+
+def test_amounts_that_are_none() -> None:
+    with pytest.raises(ValueError, match=r"rotate: amount must be a number or have shape \[T\] = \[2\], got \[3\]"):
+        ops.rotate(torch.ones(2, 3), torch.ones(3))
+    with pytest.raises(TypeError, match=r"rotate: amount must be a number or a tensor .*, got str"):
+        ops.rotate(torch.ones(2, 3), "half")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"floating point tensor .*, got torch.int64"):
+        ops.rotate(torch.ones(2, 3), torch.ones(2).long())

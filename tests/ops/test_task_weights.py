@@ -145,8 +145,20 @@ def test_refused(kernels: ModuleType) -> None:
         ((eye, "gradvac"), ValueError, r"state must have shape \[1, 3, 3\]"),
         ((eye, "rcgrad"), ValueError, "preference must be a tensor, got None"),
         ((eye, "rcgrad", torch.ones(3), None, 3.0), ValueError, "no such target"),
+        ((eye, "gradvac", None, None, 0.5, torch.zeros(9)), ValueError, r"state must have the shape of gram, \[3, 3\]"),
     ):
         with pytest.raises(error, match=message):
             task_weights(*args)  # type: ignore[arg-type]
     order = torch.full((3, 3), 7)  # no such task: nothing to meet
     assert task_weights(eye, "pcgrad", order=order).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_matrix_and_a_state_in_any_layout(kernels: ModuleType) -> None:
+    """GradVac's state is made like the matrix, and kept where it lies."""
+    _, problem = gram(4, "layout")
+    want = torch.zeros(4, 4, dtype=torch.float64)
+    state = torch.empty_strided((4, 4), (1, 4), dtype=torch.float64).zero_()
+    for _ in range(2):
+        expected = task_weights(problem, "gradvac", parameter=0.5, state=want)
+        assert torch.equal(task_weights(problem.T, "gradvac", parameter=0.5, state=state), expected)
+    assert torch.equal(state, want) and want.any()
