@@ -77,14 +77,17 @@ class Level:
 
         As released also the table of the centre, after the dropout of its own.
         """
-        x = self._kept(h, mask)
+        x = self._kept(h, mask).contiguous()
         own = self._kept(h[centres[0].rows], centres[0].mask) if self.released else x
         # a . W x = (W' a) . x, and W commutes with the sum over neighbours: x is gathered, W is applied to rows.
         weight = p["weight"][centres[0].number : centres[-1].number + 1]
         to_src, to_dst = (torch.einsum("ctod,to->tdc", weight, p[name]) for name in ("att_src", "att_dst"))
         of_relation = torch.einsum("tro,tod,td->rt", p["relation"], p["weight_relation"], p["att_relation"])
-        src, dst = (torch.bmm(v.transpose(0, 1), to) for v, to in ((x, to_src), (own, to_dst)))
-        return (x, src, dst, of_relation, own) if self.released else (x, src, dst, of_relation)
+        if self.released:
+            src, dst = (torch.bmm(v.transpose(0, 1), to) for v, to in ((x, to_src), (own, to_dst)))
+            return x, src, dst, of_relation, own
+        src, dst = torch.bmm(x.transpose(0, 1), torch.cat([to_src, to_dst], 2)).chunk(2, 2)
+        return x, src, dst, of_relation
 
     def sums(self, centre: Centre, tables: Tables) -> Tensor | None:
         """[N_type, R, T, d]: what the aggregates are before W; None where there is no relation."""
@@ -155,28 +158,41 @@ class Level:
             with torch.enable_grad():
                 made = self.tables(mask, centres, h_leaf, leaves)
             tables = [_leaf(table) for table in made]
-            d_tables = [torch.zeros_like(table) for table in tables]
-            own, d_own = (tables[4], d_tables[4]) if self.released else (None, None)
+            d_tables: list[Tensor | None] = [None] * len(tables)
+            own = tables[4] if self.released else None
+            d_own = None if own is None else torch.zeros_like(own)
             for centre in centres:
                 with torch.enable_grad():
                     y = self.sums(centre, tables)
-                d_y = None if y is None else torch.zeros_like(y)
+                d_y = None if y is None else torch.empty_like(y)
                 for rows, here in self.blocks(centre, h):
                     x, y_here, own_here = _leaf(h[rows]), _at(y, here, _leaf), _at(own, here, _leaf)
                     with torch.enable_grad():
                         out = self.mixed(centre, x, y_here, own_here, leaves)
-                    if out.requires_grad:  # else it is 0
-                        some = [v for v in (x, y_here, own_here) if v is not None]
-                        found = torch.autograd.grad(out, (*some, *leaves.values()), g[rows], allow_unused=True)
-                        into = (d_h[rows], _at(d_y, here), _at(d_own, here))
-                        _add_to([d for d in into if d is not None], found)
-                        d_p = _sum(d_p, found[len(some) :])
-                if y is not None and d_y is not None:
-                    _add_to(d_tables, torch.autograd.grad(y, tables, d_y, allow_unused=True))
+                    if not out.requires_grad:  # 0
+                        continue
+                    some = [v for v in (x, y_here, own_here) if v is not None]
+                    found = torch.autograd.grad(out, (*some, *leaves.values()), g[rows], allow_unused=True)
+                    _add(d_h[rows], found[0])
+                    if d_y is not None:
+                        d_y[here] = found[1]
+                        if d_own is not None:
+                            _add(d_own[here], found[2])
+                    d_p = _sums(d_p, found[len(some) :])
+                if y is not None:
+                    d_tables = _sums(d_tables, torch.autograd.grad(y, tables, d_y, allow_unused=True))
                 del y, d_y
-            found = torch.autograd.grad(made, (h_leaf, *leaves.values()), d_tables, allow_unused=True)
-            _add_to([d_h], found)
-            d_p = _sum(d_p, found[1:])
+            d_tables[4:] = [] if d_own is None else [d_own]
+            reached = [(table, d) for table, d in zip(made, d_tables, strict=True) if d is not None]
+            if reached:
+                found = torch.autograd.grad(
+                    [table for table, _ in reached],
+                    (h_leaf, *leaves.values()),
+                    [d for _, d in reached],
+                    allow_unused=True,
+                )
+                _add(d_h, found[0])
+                d_p = _sums(d_p, found[1:])
         return d_h, *d_p
 
 
@@ -232,12 +248,11 @@ def _at(value: Tensor | None, rows: slice, then: Callable[[Tensor], Tensor] = la
     return None if value is None else then(value[rows])
 
 
-def _add_to(sums: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-    for total, value in zip(sums, found, strict=False):
-        if value is not None:
-            total += value
+def _add(total: Tensor, value: Tensor | None) -> None:
+    if value is not None:
+        total += value
 
 
-def _sum(sums: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _sums(sums: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> list[Tensor | None]:
     both = zip(sums, found, strict=True)
     return [b if a is None else a if b is None else a + b for a, b in both]
