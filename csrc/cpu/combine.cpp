@@ -9,13 +9,13 @@
 namespace fastgmtl::FASTGMTL_LEVEL {
 namespace {
 
-constexpr int kVectors = 4;  // of a step
+constexpr int kVectors = kBytes == 64 ? 4 : 8;  // of a step
 
 // to[c] = (to[c] if More) + sum over rows of weight[i] row_i[c]
 template <class S, bool More>
 void mix(const Present<S>& rows, const acc_t<S>* weight, int64_t numel, S* to) {
   using A = acc_t<S>;
-  constexpr int W = kWidth<S>, kStep = kVectors * W;
+  constexpr int W = kBytes / sizeof(A), kStep = kVectors * W;
   int64_t c = 0;
   for (; c + kStep <= numel; c += kStep) {
     Vec<A, W> sum[kVectors] = {};

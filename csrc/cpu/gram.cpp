@@ -9,13 +9,7 @@
 namespace fastgmtl::FASTGMTL_LEVEL {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kTile = 4, kBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kTile = 3, kBytes = 32;
-#else
-constexpr int kTile = 3, kBytes = 16;
-#endif
+constexpr int kTile = kBytes == 64 ? 4 : 3;
 
 // out[i * stride + j] += <a_i, b_j> for M rows of a and N of b. Diagonal: a is b, and only j >= i are wanted.
 template <class S, int M, int N, bool Diagonal>

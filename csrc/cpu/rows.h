@@ -7,6 +7,15 @@
 namespace fastgmtl {
 namespace {
 
+// Of a register: the compiler goes through memory for vectors that are larger.
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+
 // Those of the rows of a part that are not missing.
 template <class S>
 struct Present {
