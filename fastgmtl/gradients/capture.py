@@ -83,7 +83,8 @@ def backward(
 
     A parameter that several losses depend on is shared: it gets the aggregator's update. One that a single loss depends
     on (a task's head) gets that loss's plain gradient, one that none depends on is left alone. A loss that does not
-    depend on a shared parameter has zeros there.
+    depend on a shared parameter has zeros there. Where there is but one loss in a step all get its plain gradient: the
+    method is not asked, and the report has zeros.
 
     Args:
         losses: a tensor [T], or T numbers; or functions that give them, called one after another so that only one
@@ -288,16 +289,17 @@ class _Run:
 
     def update(self, rows: Sequence[Row]) -> Report:
         """Write the update of gradients for all tensors."""
-        shared = []
-        for n, p in enumerate(self.tensors):
-            column = [row[n] for row in rows]
-            count = sum(g is not None for g in column)
-            if count > 1:
-                shared.append(n)
-            elif count == 1:
-                _add(p, next(g for g in column if g is not None))
-        if not shared:
+        columns = [[g for row in rows if (g := row[n]) is not None] for n in range(len(self.tensors))]
+        shared = [n for n, column in enumerate(columns) if len(column) > 1]
+        alone = sum(any(g is not None for g in row) for row in rows) == 1
+        if not shared and not alone:
             raise ValueError("backward: no parameter is shared by two of the losses; call sum(losses).backward()")
+        for p, column in zip(self.tensors, columns, strict=True):
+            if len(column) == 1:
+                _add(p, column[0])
+        if alone:
+            zeros = self.tensors[0].new_zeros(len(rows), len(rows), dtype=torch.float64)
+            return Report(zeros[0].clone(), zeros)
         found = [[row[n] for n in shared] for row in rows]
         return self.write([self.tensors[n] for n in shared], found, shared)
 

@@ -11,7 +11,7 @@ from compare import case, close
 from torch import Tensor, nn
 
 import fastgmtl
-from fastgmtl import gradients
+from fastgmtl import gradients, ops
 from fastgmtl.gradients import capture
 
 T = 5
@@ -123,3 +123,36 @@ def test_a_bound_that_cannot_be_kept_is_refused() -> None:
         fastgmtl.backward(losses, model, gradients.GradDrop(), max_norm=1.0)
     with pytest.raises(ValueError, match="backward: max_norm must be at least 0, got -1"):
         fastgmtl.backward(losses, model, gradients.Sum(), max_norm=-1)
+
+
+@pytest.mark.parametrize("how", capture.CAPTURES)
+def test_a_loss_alone_has_an_ordinary_backward(how: str) -> None:
+    """One task, or one of several that is there in this step; what is learned over the steps is left alone."""
+    for losses in (lambda m: m.losses()[:1], lambda m: [None, *m.losses()[:1], None]):
+        model, twin, method = Model(), Model(), gradients.GradVac()
+        report = fastgmtl.backward(losses(model), model, method, capture=how)
+        twin.losses()[0].backward()
+        found, want = grads(model), grads(twin)
+        assert set(found) == set(want) and all(torch.equal(found[name], want[name]) for name in want)
+        assert method.cosine is None and not report.norms.any() and float(report.norm) == 0
+
+
+def test_nothing_is_written_before_an_error() -> None:
+    model = Model()
+    with pytest.raises(ValueError, match="no parameter is shared"):
+        fastgmtl.backward([p.square().sum() for p in model.first.parameters()], model, gradients.Sum())
+    with pytest.raises(ValueError, match="no parameter is shared"):
+        fastgmtl.backward([None, None], model, gradients.Sum())
+    assert not grads(model)
+
+
+def test_sparse_gradients_are_refused_by_name() -> None:
+    table = nn.Embedding(4, 2, sparse=True)
+    for how in capture.CAPTURES:
+        rows = table(torch.tensor([1, 2]))
+        with pytest.raises(TypeError, match=r"gram: grads\[0\]\[0\] must be a dense tensor, got .*sparse"):
+            fastgmtl.backward([rows.sum(), rows.square().mean()], table, gradients.PCGrad(), capture=how)
+    sparse = torch.eye(3).to_sparse()
+    for call in (ops.gram, lambda g: ops.combine(g, torch.ones(2)), gradients.GradDrop(), gradients.MGDA()):
+        with pytest.raises(TypeError, match=r"grads\[0\]\[0\] must be a dense tensor, got .*sparse"):
+            call([[sparse], [sparse]])
