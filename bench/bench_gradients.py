@@ -169,6 +169,10 @@ def solvers(tasks: int) -> dict[str, tuple[Callable[[], gradients.GramAggregator
         "GNS": (gradients.GNS, "", {}),
         "TargetPCGrad": (gradients.TargetPCGrad, "", {}),
         "RCGrad": (lambda: gradients.RCGrad(tasks).requires_grad_(False), "", {}),
+        "RCGrad, rotated": (lambda: gradients.RCGrad(tasks, rotate=True).requires_grad_(False), "", {}),
+        "RCGrad, with a graph to omega": (lambda: gradients.RCGrad(tasks), "", {}),
+        "Mean": (gradients.Mean, "MeanWeighting", {}),
+        "Random": (gradients.Random, "RandomWeighting", {}),
         "MetaBalance": (gradients.MetaBalance, "", {}),
     }
 

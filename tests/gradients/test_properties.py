@@ -128,6 +128,20 @@ def test_expected_structure(name: str, dtype: torch.dtype) -> None:
                 assert found.isfinite().all()
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_sixty_four_tasks(name: str) -> None:
+    """The most there may be, of full rank and of lower: finite, and of one direction for any scale."""
+    for size in (200, 20):
+        j = torch.randn(64, size, generator=_seeded(size), dtype=torch.float64)
+        j[:, 0] = 1 + j[:, 0].abs()  # what all want: the shortest convex combination is not 0
+        found = [MAKE[name](64, 1)(scale * j) for scale in (1.0, 1e-15, 1e15)]
+        directions = [d / d.abs().max().clamp(min=1e-300) for d in found]
+        with case(size):
+            assert all(bool(d.isfinite().all()) and bool(d.any()) for d in found)
+            for direction in directions[1:]:
+                torch.testing.assert_close(direction, directions[0], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [n for n in MAKE if n not in ("Mean", "Random", "GradDrop", "Krum", "NashMTL")])
 def test_one_task_is_left_as_it_is(name: str) -> None:
     j = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
