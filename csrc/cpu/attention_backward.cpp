@@ -66,13 +66,15 @@ struct AttentionBackward : Scores<S, I> {
     }
   }
 
-  // Logits less lse, and the derivative of a logit by z, of the edges [begin, end) of source j.
+  // Logits less lse, the derivative of a logit by z, and the slack, of the edges [begin, end) of source j. The slack is
+  // needed after the dot products, whose rows of g will have driven its line out of the cache.
   template <int KK>
-  void logits(int64_t j, int64_t begin, int64_t end, int64_t k, const A* keep, A* out, A* slopes) const {
+  void logits(int64_t j, int64_t begin, int64_t end, int64_t k, const A* keep, A* out, A* slopes, A* slacks) const {
     const Vec<A, KK> near = src ? load<KK>(src + j * heads + k) : Vec<A, KK>{}, one = Vec<A, KK>{} + A{1};
     for (int64_t e = begin; e < end; ++e) {
       const int64_t at = (e - begin) * heads + k;
       const A* const node = nodes + col[e] * stride + k;
+      __builtin_prefetch(nodes + this->ahead(e) * stride + k);
       const Vec<A, KK> ends = dst ? load<KK>(node) + near : near;
       const Vec<A, KK> z = this->template z<KK>(ends, e, k);
       Vec<A, KK> l = this->template leaky<KK>(z), d = z > A{0} ? one : one * this->slope;
@@ -83,21 +85,24 @@ struct AttentionBackward : Scores<S, I> {
       }
       store<KK>((l - load<KK>(node + heads)) - load<KK>(node + 2 * heads), out + at);
       store<KK>(d, slopes + at);
+      store<KK>(load<KK>(node + 3 * heads), slacks + at);
     }
   }
 
   // Gradients of z of the edges [begin, end) of a source, and their sum.
   template <int KK>
   void scores(int64_t begin, int64_t end, int64_t k, const A* weights, const A* keep, const A* dots, const A* slopes,
-              A* total) const {
+              const A* slacks, A* total) const {
     Vec<A, KK> sum = load<KK>(total + k);
     for (int64_t e = begin; e < end; ++e) {
       const int64_t at = (e - begin) * heads + k;
       Vec<A, KK> d = load<KK>(dots + at);
       if (keep && !args.drop_logits) d *= load<KK>(keep + at);
-      d = (d - load<KK>(nodes + col[e] * stride + 3 * heads + k)) * load<KK>(weights + at) * load<KK>(slopes + at);
+      d = (d - load<KK>(slacks + at)) * load<KK>(weights + at) * load<KK>(slopes + at);
       sum += d;
-      if (d_edge) store<KK>(d, d_edge + this->id(e) * heads + k);
+      if (!d_edge) continue;
+      store<KK>(d, d_edge + this->id(e) * heads + k);
+      __builtin_prefetch(d_edge + this->id(std::min(e + kAhead, this->last)) * heads + k, 1);
     }
     store<KK>(sum, total + k);
   }
@@ -144,7 +149,8 @@ struct AttentionBackward : Scores<S, I> {
   void sources(int64_t first_row, int64_t last_row) const {
     const int64_t most = Batch<A>::edges(heads);
     const bool drops = this->threshold;
-    Batch<A> weights(heads), slopes(heads), dots(heads), keeps(drops ? heads : 1), dropped(drops ? heads : 1);
+    Batch<A> weights(heads), slopes(heads), slacks(heads), dots(heads), keeps(drops ? heads : 1),
+        dropped(drops ? heads : 1);
     const Buffer<A> sums(heads * width), total(heads);
     A *const w = weights.get(), *const dot = dots.get();
     const A* const keep = drops ? keeps.get() : nullptr;
@@ -158,7 +164,8 @@ struct AttentionBackward : Scores<S, I> {
       for (int64_t j = first; j < last; ++j)
         for_heads<S>(heads, [&](auto group, int64_t k) {
           const int64_t at = (from(j) - begin) * heads;
-          this->template logits<decltype(group)::value>(j, from(j), to(j), k, part(keep, j), w + at, slopes.get() + at);
+          this->template logits<decltype(group)::value>(j, from(j), to(j), k, part(keep, j), w + at, slopes.get() + at,
+                                                        slacks.get() + at);
         });
       exp_all(w, n);
       const A* given = w;
@@ -179,7 +186,7 @@ struct AttentionBackward : Scores<S, I> {
         if (!piece || begin == row_ptr[first]) std::fill(total.get(), total.get() + heads, A{0});
         for_heads<S>(heads, [&](auto group, int64_t k) {
           this->template scores<decltype(group)::value>(from(j), to(j), k, part(w, j), part(keep, j), part(dot, j),
-                                                        part(slopes.get(), j), total.get());
+                                                        part(slopes.get(), j), part(slacks.get(), j), total.get());
         });
         if (args.d_src && (!piece || end == row_ptr[last]))
           for (int64_t k = 0; k < heads; ++k) narrow(total.get()[k], static_cast<S*>(args.d_src) + j * heads + k);

@@ -141,27 +141,36 @@ struct Scores {
     return z > A{0} ? z : z * slope;
   }
 
-  // What dropout multiplies the edges [begin, end) by, [edges, K].
+  // What dropout multiplies the edges [begin, end) by, [edges, K]. A product in place of a choice: nobody can predict
+  // the branch that compilers make of one.
   void dropout(int64_t begin, int64_t end, A* out) const {
     constexpr int N = 32;
     uint32_t c[4][N];
-    for (int64_t quad = 0; quad < heads; quad += 4)
-      for (int64_t e = begin; e < end; e += N) {
-        const int n = static_cast<int>(std::min<int64_t>(N, end - e));
+    A factor[4][N];
+    uint64_t ids[N] = {};
+    for (int64_t e = begin; e < end; e += N) {
+      const int n = static_cast<int>(std::min<int64_t>(N, end - e));
+      for (int i = 0; i < n; ++i) ids[i] = static_cast<uint64_t>(id(e + i));
+      for (int64_t quad = 0; quad < heads; quad += 4) {
         for (int i = 0; i < N; ++i) {
-          const uint64_t edge_at = static_cast<uint64_t>(id(e + std::min(i, n - 1)));
-          c[0][i] = static_cast<uint32_t>(edge_at), c[1][i] = static_cast<uint32_t>(edge_at >> 32);
+          c[0][i] = static_cast<uint32_t>(ids[i]), c[1][i] = static_cast<uint32_t>(ids[i] >> 32);
           c[2][i] = static_cast<uint32_t>(quad / 4), c[3][i] = 0;
         }
         for (int round = 0; round < 10; ++round) {
           const uint32_t k0 = philox_key0(seed, round), k1 = philox_key1(seed, round);
           for (int i = 0; i < N; ++i) philox_round(c[0][i], c[1][i], c[2][i], c[3][i], k0, k1);
         }
-        const int components = static_cast<int>(std::min<int64_t>(4, heads - quad));
-        for (int i = 0; i < n; ++i)
-          for (int k = 0; k < components; ++k)
-            out[(e - begin + i) * heads + quad + k] = c[k][i] < threshold ? A{0} : kept;
+        for (int k = 0; k < 4; ++k)
+          for (int i = 0; i < N; ++i) factor[k][i] = static_cast<A>(c[k][i] >= threshold) * kept;
+        A* const to = out + (e - begin) * heads + quad;
+        if (quad + 4 <= heads)
+          for (int i = 0; i < n; ++i)
+            store<4>(Vec<A, 4>{factor[0][i], factor[1][i], factor[2][i], factor[3][i]}, to + i * heads);
+        else
+          for (int i = 0; i < n; ++i)
+            for (int k = 0; k < heads - quad; ++k) to[i * heads + k] = factor[k][i];
       }
+    }
   }
 };
 
