@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
+from fastgmtl import methods
 from fastgmtl.cli import options
 from fastgmtl.cli.errors import CliError
 from fastgmtl.methods.shared import Config
@@ -58,3 +60,12 @@ def test_description_lists_every_key() -> None:
     assert "conv (gcn or sage or gin, " in text
     assert "residual (true or false, True)" in text
     assert text.count("(") == len(vars(Config()))
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_key_of_a_method_is_described_and_read_back(method: str) -> None:
+    config = methods.METHODS[method].config_type
+    keys = [field.name for field in dataclasses.fields(config)]
+    text = options.describe(config)
+    assert all(f"{key} (" in text for key in keys)
+    assert options.parse(config, [f"{key}={getattr(config(), key)}" for key in keys]) == config()

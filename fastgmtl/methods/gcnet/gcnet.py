@@ -65,7 +65,7 @@ class Config(SamplesConfig):
     contrast_weight, prior_weight, sparsity, dag, ridge: lambda_ice, beta, lambda_1, lambda_dag and lambda_2.
     """
 
-    graph: Literal["learned"] | Given = "learned"
+    graph: Literal["learned", Given] = "learned"
     task_hidden: int = 32
     depth: int = 2
     contrast: Contrast = "ice"
