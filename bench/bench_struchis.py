@@ -1,7 +1,7 @@
 """A training step of StrucHIS on DBLP: our operators against two other formulations of the same step.
 
-A formulation replaces the two operators and nothing else: parameters, gates, heads and losses are the same. Dropout is
-off, so that all compute the same numbers.
+A formulation replaces the two operators and nothing else: parameters, gates, heads and losses are the same, and so is
+the order of W and the sum over neighbours, which is ours. Dropout is off, so that all compute the same numbers.
 
 * released: the softmax and the sums of the published code, a sparse COO matrix for every relation and task, whose
   gradient PyTorch forms as a dense matrix;
@@ -28,7 +28,7 @@ from fastgmtl.graph import Graph
 from fastgmtl.methods import StrucHIS
 from fastgmtl.methods.struchis import Config
 
-PLACES = ("fastgmtl.nn.struchis_layer", "fastgmtl.methods.struchis")
+PLACES = ("fastgmtl.nn.struchis_level", "fastgmtl.methods.struchis")
 
 
 def composition(graph: Graph, value: Tensor, **options: Any) -> Tensor:
@@ -101,8 +101,9 @@ def _sparse(
 
 @contextmanager
 def formulation(attention: Callable[..., Tensor]) -> Iterator[None]:
-    """The step with another attention, and gates by the twin."""
+    """The step with another attention, gates by the twin, and a backward that keeps all of forward, as PyTorch does."""
     with (
+        patch(f"{PLACES[0]}.is_transformed", lambda: True),
         patch(f"{PLACES[0]}.attention", attention),
         patch(f"{PLACES[1]}.attention", attention),
         patch(f"{PLACES[0]}.relation_gate", reference.relation_gate),
@@ -123,9 +124,12 @@ def test_step(benchmark: Any, settings: Settings, threads: int) -> None:
 
     wanted = step()
 
+    # Some gradients are sums that cancel: 1e-21 where others are 1, of which float32 has no digit.
+    least = 1e-3 * max(float(b.abs().max()) for b in wanted[1])
+
     def error(found: Any) -> float:
         return max(
-            float((a - b).abs().max() / b.abs().max().clamp(min=1e-30))
+            float((a - b).abs().max() / b.abs().max().clamp(min=least))
             for mine, theirs in zip(found, wanted, strict=True)
             for a, b in zip(mine, theirs, strict=True)
         )
