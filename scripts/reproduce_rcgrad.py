@@ -72,7 +72,7 @@ def section(rows: Sequence[tuple[str, ...]]) -> str:
     there = [name for name in DATA if any(key[0] == name for key in score)]
     seeds = sorted({key[2] for key in score})
     lines = []
-    for run in RUNS:
+    for run in (run for run in RUNS if any(key[1] == run for key in score)):
         cells = [run]
         for name in there:
             found = {seed: score[name, run, seed] for seed in seeds if (name, run, seed) in score}

@@ -72,6 +72,7 @@ def write_section(name: str, title: str, command: str, text: str) -> None:
     """Put a section into the book, in the place of the one of this name if there is one."""
     now = datetime.datetime.now(datetime.UTC).date().isoformat()
     versions = f"fastgmtl {fastgmtl.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    command = re.sub(r" --minutes \S+", "", command)  # how long one was willing to wait changes no row
     section = f"<!-- {name} -->\n## {title}\n\n`{command}`, {now}, {versions}.\n\n{text.strip()}\n<!-- /{name} -->\n"
     book = BOOK.read_text() if BOOK.exists() else HEAD
     pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->\n", re.DOTALL)
