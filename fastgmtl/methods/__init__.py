@@ -6,6 +6,7 @@ from fastgmtl.methods.bilevel import Bilevel, BilevelGNS, BilevelRCGrad
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
 from fastgmtl.methods.gcnet.gcnet import GCNet
 from fastgmtl.methods.gcnet.sgnn import SGNN
+from fastgmtl.methods.gcnet.sgnn_ebm import SGNNEBM
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
 from fastgmtl.methods.hgt import SharedHGT, SingleHGT
 from fastgmtl.methods.panel import Network, Panel, Plot
@@ -43,6 +44,7 @@ METHODS: dict[str, type[Method]] = {
     "blo+gns": BilevelGNS,
     "gcnet": GCNet,
     "sgnn": SGNN,
+    "sgnn_ebm": SGNNEBM,
 }
 
 __all__ = [

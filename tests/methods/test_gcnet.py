@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +19,12 @@ from fastgmtl.methods import METHODS, Trainer
 from fastgmtl.methods.gcnet.given import correlation, given_graph
 from fastgmtl.methods.gcnet.mechanisms import codes, contrast, field, mechanism_loss
 from fastgmtl.methods.gcnet.pictures import metrics
-from fastgmtl.methods.gcnet.samples import Labels
+from fastgmtl.methods.gcnet.samples import Batch, Labels
 from fastgmtl.methods.gcnet.sgnn import EnergyNetwork
+from fastgmtl.methods.gcnet.sgnn_ebm import as_field, log_weight
 from fastgmtl.methods.gcnet.structure import NEVER, Structure, closes_cycle, cyclicity, divergence, sample
 
-NAMES = ("sgnn", "gcnet")
+NAMES = ("sgnn", "sgnn_ebm", "gcnet")
 
 
 def _trainer(name: str, data: Dataset, **settings: Any) -> Trainer:
@@ -261,6 +263,85 @@ def test_contrast_is_the_probability_of_a_coin(kind: str) -> None:
     torch.testing.assert_close(contrast(graph, f, codes(labels, y), weight, kind), total / 15)
 
 
+# --------------------------------------------------------------------------------------------------------- SGNN-EBM
+
+
+@pytest.mark.parametrize("count", [6, 1, 0])
+def test_a_field_has_the_energy_of_the_states(count: int) -> None:
+    """For every labelling, up to one constant a sample."""
+    g = torch.Generator().manual_seed(1)
+    edges = torch.tensor([[0, 1, 1, 2, 0, 3], [1, 0, 2, 1, 3, 0]])[:, :count]
+    graph = Graph.from_edge_index(edges, 4, 4)
+    own = torch.randn(2, 4, 2, generator=g, dtype=torch.float64)
+    pair = torch.randn(2, count, 4, generator=g, dtype=torch.float64)
+    bias, coupling = as_field(graph, own, pair)
+    differences = []
+    for labelling in itertools.product((0, 1), repeat=4):
+        y = torch.tensor(labelling).expand(2, 4)
+        found = bias.index_add(1, edges[1], coupling * (2 * y[:, edges[0]] - 1))
+        wanted = torch.stack(
+            [
+                sum(own[b, t, labelling[t]] for t in range(4))
+                + sum(pair[b, m, 2 * labelling[s] + labelling[t]] for m, (s, t) in enumerate(edges.t().tolist()))
+                for b in range(2)
+            ]
+        )
+        torch.testing.assert_close(log_weight(graph, own, pair, y), wanted, rtol=0, atol=1e-12)
+        differences.append(wanted - (found * y).sum(1))
+    assert torch.stack(differences).std(0).max() < 1e-12
+
+
+def test_the_energy_begins_with_what_sgnn_has_learned() -> None:
+    data = scm("S1", num_tasks=4, num_samples=300, missing=0.2)
+    method: Any = _trainer("sgnn_ebm", data, epochs=4).method
+    for epoch in range(1, 5):
+        batch = next(method.batches(data, torch.Generator().manual_seed(epoch)))
+        assert method.warming == (epoch <= 2)
+        pairs = zip(method.network.parameters(), method.energy[1].parameters(), strict=True)
+        method.zero_grad()
+        losses = method.step(batch)
+        assert ("nce" in losses) == (epoch > 2)
+        method.backward(losses)
+        if epoch == 2:  # SGNN moves on before it is copied
+            with torch.no_grad():
+                method.network.nodes.out.bias.add_(1.0)
+        elif epoch > 2:
+            assert all(torch.equal(a, b) for a, b in pairs)
+        learning = [any(p.grad is not None for p in m.parameters()) for m in (method.network, method.energy)]
+        assert learning == [epoch <= 2, epoch > 2]
+        assert any(p.grad is not None for p in method.encoder.parameters()) == (epoch <= 2)
+
+
+def test_noise_contrast_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = scm("S1", num_tasks=4, num_samples=60)
+    method: Any = _trainer("sgnn_ebm", data, epochs=2).method
+    method.epoch += 2
+    q = torch.full((60, 4), 0.25)
+    monkeypatch.setattr(method, "marginals", lambda *args: q)
+    y = (torch.rand(60, 4) < 0.5).float()
+    torch.manual_seed(3)
+    found = method.step(Batch(data.x, y))["nce"]
+    torch.manual_seed(3)
+    noise = (torch.rand(60, 4) < q).float()
+    own, pair = method.states_of(method.encoder(data.x))
+    total = 0.0
+    for b in range(60):
+        model, chance = (
+            [weigh(labels) for labels in (y[b], noise[b])]
+            for weigh in (
+                lambda v: log_weight(method.graph, own[b : b + 1], pair[b : b + 1], v[None].long())[0].exp(),
+                lambda v: torch.where(v > 0, 0.25, 0.75).prod(),
+            )
+        )
+        total += -(model[0] / (model[0] + chance[0])).log() - (chance[1] / (model[1] + chance[1])).log()
+    torch.testing.assert_close(found, total / 60)
+
+
+def test_an_energy_of_numbers_is_refused(data_root: Any) -> None:
+    with pytest.raises(ValueError, match="sgnn_ebm requires labels of 0 and 1, .* is a number"):
+        _trainer("sgnn_ebm", load("mtl:Parkinsons"))
+
+
 # -------------------------------------------------------------------------------------------------------- training
 
 
@@ -285,6 +366,7 @@ def test_resume_is_exact(name: str) -> None:
     [
         ("sgnn", {}),
         ("sgnn", {"graph": "full"}),
+        ("sgnn_ebm", {"warm": 0.9, "graph": "known"}),
         ("gcnet", {}),
         ("gcnet", {"contrast": "unweighted", "rank": 2, "predictions": "gibbs"}),
         ("gcnet", {"contrast": "pseudo", "prior": "uniform", "acyclic": False, "dag": 1.0}),
@@ -346,7 +428,7 @@ def test_molecules_and_numbers(make_molecules: Callable[..., Molecules], data_ro
             pass
         assert all(math.isfinite(v) for v in trainer.evaluate("train").values())
     school = load("mtl:Parkinsons")
-    for name in NAMES:
+    for name in ("sgnn", "gcnet"):
         trainer = _trainer(name, school, epochs=2, batch=512)
         assert all(math.isfinite(v) for record in trainer for v in record.loss.values())
 
