@@ -17,8 +17,9 @@ from bench.report import Row, by_case, duration, is_wrong, newest, number
 CASES = re.compile(
     r"graph: .*, 100000, 0|overhead: 16 floats, gradient given.*|spmm: spmm sum, T = 1, (fwd, 100000|fwdbwd, .*), 64"
     r"|spmm: spmm sum, weights \[E, T\].*, 64|attention: .*, fwdbwd, .*|relation_gate: .*, fwdbwd, .*"
-    r"|(flip_energy|edge_delta): .*, fwdbwd, 400, .*|gibbs: .*, normalised, .*|grouped_matmul: dblp types, .*, fwdbwd, .*"
-    r"|layers: .*, 20000, .*|layers: HGTConv.*|gradients: gradients to .grad.*, T = (2|8), all, 1000000, .*"
+    r"|(flip_energy|edge_delta): .*, fwdbwd, 400, .*|gibbs: .*, normalised, .*"
+    r"|grouped_matmul: dblp types, .*, fwdbwd, .*|layers: .*, 20000, .*|layers: HGTConv.*"
+    r"|gradients: gradients to .grad.*, T = (2|8), all, 1000000, .*"
     r"|gradients: GCN step.*|meta: .*|rcgrad: .*as_released.*|struchis: .*"
 )
 PARTS = ("fastgmtl", "part: ", "the summed loss")  # ours, and what a step consists of: no peers

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from fastgmtl.graph import Graph
 from fastgmtl.ops import flip_energy, spmm
 
-MOST_WEIGHT = 10.0  # of an inverse propensity
+# Of an inverse propensity. What is cut off is a bias: at 10, of a tenth in couplings of labels that are nearly certain.
+MOST_WEIGHT = 100.0
 
 
 def fields(graph: Graph, bias: Tensor, label: Tensor, coupling: Tensor) -> Tensor:

@@ -21,7 +21,10 @@ the cause, and what tells them apart is that in one of the ways the features act
     + \lambda_{dag} h(\pi) + \lambda_2 \|J\|^2
 
 in three stages: a fifth of the epochs on graphs of the prior pi, as long again with the contrast, then on graphs of the
-posterior rho, which the log-likelihood ratios of the edges refine before every epoch.
+posterior rho, which the log-likelihood ratios of the edges refine before every epoch. Without cycles and up to SEARCHED
+labels they are those of mechanisms that are fitted for the purpose (:mod:`fastgmtl.methods.gcnet.search`, once, when
+the stage begins), and c and the couplings go on from there; else those of the couplings that have been learned so far
+(:func:`fastgmtl.ops.edge_delta`).
 """
 
 from __future__ import annotations
@@ -37,16 +40,19 @@ from torch import Tensor, nn
 from fastgmtl.data import Dataset
 from fastgmtl.graph import Graph
 from fastgmtl.methods.gcnet import pictures
+from fastgmtl.methods.gcnet.contrasts import Contrast, Energy, contrast
 from fastgmtl.methods.gcnet.given import Given, given_graph
-from fastgmtl.methods.gcnet.mechanisms import Couplings, codes, contrast, field, mechanism_loss
+from fastgmtl.methods.gcnet.mechanisms import Couplings, codes, field
 from fastgmtl.methods.gcnet.samples import Batch, SampleMethod, SamplesConfig
-from fastgmtl.methods.gcnet.structure import Structure, cyclicity, divergence, sample
+from fastgmtl.methods.gcnet.search import search
+from fastgmtl.methods.gcnet.structure import NEVER, Structure, cyclicity, divergence, sample
 from fastgmtl.methods.panel import Network, Panel, Plot
 from fastgmtl.methods.training import require
 from fastgmtl.ops import edge_delta, gibbs, spmm
 
-Contrast = Literal["ice", "unweighted", "pseudo", "none"]
 ALL_PAIRS = 64  # labels up to which every pair has a gradient in every step
+SEARCHED = 64  # labels up to which the graph is searched for, in SEARCHED_SAMPLES at most
+SEARCHED_SAMPLES = 32768
 REFINED = 8192  # samples, at most, whose likelihood refines the posterior
 
 
@@ -55,8 +61,8 @@ class Config(SamplesConfig):
     """graph: learned, or a given one (correlation, known, full, empty). task_hidden: width of the tasks' embeddings.
     depth: layers of messages between tasks.
 
-    contrast: ice, unweighted (without the inverse propensities), pseudo (pseudo-likelihood) or none. rank: of what in
-    the couplings depends on the sample; 0: nothing. predictions: amortised (the logits a), or gibbs (sweeps over the
+    contrast: of :mod:`fastgmtl.methods.gcnet.contrasts`, or none. rank: of what in the couplings depends on the sample;
+    0: nothing. predictions: amortised (the logits a), or gibbs (sweeps over the
     energy model, begun there).
 
     prior: learned, or uniform (without the feature-level generator). refine: whether there is a posterior. acyclic:
@@ -125,6 +131,7 @@ class GCNet(SampleMethod):
     config_type = Config
     epoch: Tensor
     edges: Tensor
+    gain: Tensor
     watched: Tensor
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
@@ -142,6 +149,7 @@ class GCNet(SampleMethod):
         if config.graph != "learned":
             edges = given_graph(config.graph, dataset, self.labels.of(dataset, "train")).edge_index()
         self.register_buffer("edges", edges)
+        self.register_buffer("gain", torch.full((count, count), torch.nan))
         self.truth = dataset.task_graph
         # A row for each epoch, so that a resumed run draws the whole curve.
         self.register_buffer("watched", torch.full((config.epochs, len(pictures.METRICS)), torch.nan))
@@ -168,9 +176,7 @@ class GCNet(SampleMethod):
 
     def strength(self) -> Tensor:
         """Couplings [T, T] of all pairs, without what depends on the sample."""
-        e = self.tasks.weight
-        found: Tensor = self.couplings.cause(e) @ self.couplings.effect(e).t() / math.sqrt(e.shape[1])
-        return found
+        return self.couplings.static(self.tasks.weight)
 
     def probability(self) -> Tensor:
         """Of every edge [T, T], row the cause: the posterior's, or 0 and 1 of a given graph."""
@@ -190,7 +196,8 @@ class GCNet(SampleMethod):
             odds = self.log_odds()[1 if self.stage == 3 else 0]
             if self.training:
                 fraction = min(1.0, int(self.epoch) / self.settings.epochs)
-                drawn = sample(odds, 1.0 - 0.7 * fraction, 0.05)
+                # The couplings of the posterior's edges are those of a graph that is there: nothing to explore.
+                drawn = sample(odds, 1.0 - 0.7 * fraction, 0.0 if self.stage == 3 else 0.05)
             else:
                 drawn = (odds > 0).to(odds.dtype)
             edges = _pairs(drawn, self.training)
@@ -217,13 +224,11 @@ class GCNet(SampleMethod):
         graph, edges, there = self.draw()
         a, c = self._logits(h, graph, there), self.own(self.encoder.features(batch.samples, h))
         weight = there * self.couplings(self.tasks.weight, edges, h)
-        f = field(self.labels, a, c, y, graph, weight)
-        known = (~y.isnan()).sum().clamp(min=1)
+        energy = Energy(self.labels, a, c, graph, weight, self.log_sigma)
         losses = self.labels.by_task(self.labels.loss(a, y), ~y.isnan())
-        losses["mechanisms"] = mechanism_loss(self.labels, f, y, self.log_sigma).sum() / known
+        losses["mechanisms"] = energy(y).sum() / (~y.isnan()).sum().clamp(min=1)
         if config.contrast != "none" and self.stage > 1:
-            found = contrast(graph, f, codes(self.labels, y), weight, config.contrast)
-            losses["contrast"] = config.contrast_weight * found
+            losses["contrast"] = config.contrast_weight * contrast(config.contrast, energy, y)
         losses["structure"] = self._structure_loss()
         return losses
 
@@ -249,40 +254,64 @@ class GCNet(SampleMethod):
 
     @torch.no_grad()
     def _refine(self, dataset: Dataset, generator: torch.Generator) -> None:
-        """Posterior by the log-likelihood ratio of every edge over the training samples, up to REFINED of them."""
-        count, training = self.labels.count, self.training
+        """A step of the posterior towards what the training samples say of every edge."""
+        training = self.training
         self.eval()
         try:
-            graph, edges, there = self.draw()
-            pairs = (~torch.eye(count, dtype=torch.bool, device=edges.device)).nonzero().t()
-            every = Graph.from_edge_index(pairs, count, count)
-            present = torch.zeros(count, count, dtype=torch.bool, device=edges.device)
-            present[edges[0], edges[1]] = there > 0
-            total, seen = torch.zeros(pairs.shape[1], device=edges.device), 0
-            both = torch.zeros_like(present, dtype=torch.float64)
-            size = int((~self.labels.of(dataset, "train").isnan()).any(1).sum())
-            for batch in super().batches(dataset, generator):
-                h = self.encoder(batch.samples)
-                a, c = self._logits(h, graph, there), self.own(self.encoder.features(batch.samples, h))
-                f = field(self.labels, a, c, batch.y, graph, there * self.couplings(self.tasks.weight, edges, h))
-                code = codes(self.labels, batch.y)
-                coupling = self.couplings(self.tasks.weight, pairs, h)
-                total += edge_delta(every, f, code, coupling, present[pairs[0], pairs[1]])
-                has = (code >= 0).double()
-                both += has.t() @ has
-                seen += len(batch.y)
-                if seen >= REFINED:
-                    break
+            if not self.settings.acyclic or self.labels.count > SEARCHED:
+                evidence = self._ratios(dataset, generator)
+            else:
+                if self.gain.isnan().any():
+                    self._search(dataset, generator)
+                evidence = self.gain
         finally:
             self.train(training)
-        scale = size / max(1, seen)
-        delta = torch.zeros(count, count, device=edges.device)
-        cost = (both * scale).clamp(min=1).log().to(delta.dtype) / 2
-        delta[pairs[0], pairs[1]] = total * scale
         begun = max(1, round(0.4 * self.settings.epochs))
         kappa = min(1.0, (int(self.epoch) - begun) / max(1, 0.3 * self.settings.epochs))
-        prior, _ = self.log_odds()
-        self.structure.refine(prior, kappa * (delta - cost), 0.3, self.settings.acyclic)
+        self.structure.refine(self.log_odds()[0], kappa * evidence, 0.3, self.settings.acyclic)
+
+    def _search(self, dataset: Dataset, generator: torch.Generator) -> None:
+        """What each edge gains, by up to SEARCHED_SAMPLES; the mechanisms go on from those that were fitted."""
+        features, y = [], []
+        for batch in super().batches(dataset, generator):
+            h = self.encoder(batch.samples)
+            features.append(self.encoder.features(batch.samples, h))
+            y.append(batch.y)
+            if sum(map(len, y)) >= SEARCHED_SAMPLES:
+                break
+        found = search(torch.cat(features), torch.cat(y), self.labels.numbers)
+        self.gain.copy_(found.gain.clamp(min=NEVER))
+        self.own.weight.copy_(found.weight)
+        self.own.bias.copy_(found.bias)
+        self.couplings.begin(self.tasks.weight, found.coupling)
+
+    def _ratios(self, dataset: Dataset, generator: torch.Generator) -> Tensor:
+        """Log-likelihood ratio of each edge [T, T] at its coupling, less its cost, by up to REFINED samples."""
+        count = self.labels.count
+        graph, edges, there = self.draw()
+        pairs = (~torch.eye(count, dtype=torch.bool, device=edges.device)).nonzero().t()
+        every = Graph.from_edge_index(pairs, count, count)
+        present = torch.zeros(count, count, dtype=torch.bool, device=edges.device)
+        present[edges[0], edges[1]] = there > 0
+        total, seen = torch.zeros(pairs.shape[1], device=edges.device), 0
+        both = torch.zeros_like(present, dtype=torch.float64)
+        size = int((~self.labels.of(dataset, "train").isnan()).any(1).sum())
+        for batch in super().batches(dataset, generator):
+            h = self.encoder(batch.samples)
+            a, c = self._logits(h, graph, there), self.own(self.encoder.features(batch.samples, h))
+            f = field(self.labels, a, c, batch.y, graph, there * self.couplings(self.tasks.weight, edges, h))
+            code = codes(self.labels, batch.y)
+            coupling = self.couplings(self.tasks.weight, pairs, h)
+            total += edge_delta(every, f, code, coupling, present[pairs[0], pairs[1]])
+            has = (code >= 0).double()
+            both += has.t() @ has
+            seen += len(batch.y)
+            if seen >= REFINED:
+                break
+        scale = size / max(1, seen)
+        delta = torch.zeros(count, count, device=edges.device)
+        delta[pairs[0], pairs[1]] = total * scale
+        return delta - (both * scale).clamp(min=1).log().to(delta.dtype) / 2
 
     # --------------------------------------------------------------------------------------------- prediction
 

@@ -3,13 +3,14 @@ r"""The graph between the labels as random variables: a prior from features of t
 Reconstructed (GCNet's equations are not public; its abstract says that a feature-level generator makes a prior of the
 structure, which an output-level one refines): edges s -> t are independent, with log-odds
 
-.. math:: l_{st} = \langle P u_s, Q u_t \rangle / \sqrt{d} + b \quad\text{(prior)}, \qquad
+.. math:: l_{st} = 4 \tanh \tfrac14 (\langle P u_s, Q u_t \rangle / \sqrt{d} + b) \quad\text{(prior)}, \qquad
     r_{st} \leftarrow (1 - \eta) r_{st} + \eta \, (l_{st} + \kappa \, \delta_{st}) \quad\text{(posterior)}
 
 where u_t is made of the task's embedding and of the difference between the mean embeddings of samples that have the
 label and of those that do not, and delta is the log-likelihood ratio of the edge over the training set
 (:func:`fastgmtl.ops.edge_delta`), less half the logarithm of the number of samples: what a coupling that was fitted
-costs (Schwarz's criterion).
+costs (Schwarz's criterion). The bound on the prior leaves the last word to the data: what is gained by messages alone
+would drive it to certainty.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MOMENTUM = 0.9
+BOUND = 4.0  # of the prior's log-odds
 NEVER = -1e4  # the log-odds of an edge that cannot be
 
 
@@ -60,6 +62,7 @@ class Structure(nn.Module):
         """l [T, T] of embeddings e [T, task_hidden] of the tasks."""
         u = self.feature(torch.cat((e, self.signature[1] - self.signature[0]), 1))
         logits = self.cause(u) @ self.effect(u).t() / math.sqrt(u.shape[1]) + self.bias
+        logits = BOUND * (logits / BOUND).tanh()
         return logits.masked_fill(torch.eye(len(e), dtype=torch.bool, device=e.device), NEVER)
 
     def refine(self, prior: Tensor, delta: Tensor, rate: float, acyclic: bool) -> None:
