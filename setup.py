@@ -41,6 +41,7 @@ LEVELLED = (
     "gatv2_score",
     "edge_energy",
     "gibbs",
+    "gather_relu",
     "relation_gate",
     "gram",
     "combine",

@@ -6,6 +6,7 @@
 #include "contract/attention.h"
 #include "contract/csr.h"
 #include "contract/edge_energy.h"
+#include "contract/gather_relu.h"
 #include "contract/gatv2.h"
 #include "contract/gcn_norm.h"
 #include "contract/gibbs.h"
@@ -234,6 +235,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("gatv2_backward", &gatv2_backward, unlocked);
   m.def("edge_energy", &edge_energy, unlocked);
   m.def("gibbs", &gibbs, unlocked);
+  m.def("gather_relu", &gather_relu, unlocked);
+  m.def("gather_relu_backward", &gather_relu_backward, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

@@ -186,6 +186,29 @@ def gibbs(
     mean: Tensor,
     threads: int,
 ) -> None: ...
+def gather_relu(
+    pattern: Pattern,
+    h: Tensor | None,
+    s: Tensor | None,
+    t: Tensor | None,
+    at_h: Tensor,
+    at_s: Tensor,
+    at_t: Tensor,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def gather_relu_backward(
+    pattern: Pattern,
+    back: Pattern,
+    g: Tensor,
+    at_h: Tensor,
+    at_s: Tensor,
+    at_t: Tensor,
+    d_h: Tensor | None,
+    d_s: Tensor | None,
+    d_t: Tensor | None,
+    threads: int,
+) -> None: ...
 def simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def simd_levels() -> list[str]: ...

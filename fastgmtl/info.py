@@ -25,6 +25,8 @@ OPERATORS = (
     "gatv2_backward",
     "edge_energy",
     "gibbs",
+    "gather_relu",
+    "gather_relu_backward",
 )
 
 

@@ -217,4 +217,9 @@ FEW = (
     "edge_energy_op-dst-a-10",
     "edge_energy_op-edge-ac-01",
     "edge_energy_op-each-a-01-each",
+    "gather_relu",
+    "gather_relu_op-hst",
+    "gather_relu_op-s",
+    "gather_relu_backward_op-7",
+    "gather_relu_backward_op-5",
 )

@@ -182,6 +182,23 @@ def edge_energy(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["out"]
 
 
+AT = {"at_h": torch.ones(T, D), "at_s": torch.ones(SRC, D), "at_t": torch.ones(DST, D)}
+
+
+def gather_relu(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, "h": torch.ones(T, D), "s": torch.ones(SRC, D), "t": torch.ones(DST, D), **AT}
+    a |= {"out": torch.empty(E, T, D), "threads": 1} | changes
+    kernels.gather_relu(*a.values())
+    return a["out"]
+
+
+def gather_relu_backward(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, "back": BACK.pattern, "g": torch.ones(E, T, D), **AT}
+    a |= {"d_h": torch.empty(T, D), "d_s": torch.empty(SRC, D), "d_t": torch.empty(DST, D), "threads": 1} | changes
+    kernels.gather_relu_backward(*a.values())
+    return a["d_s"] if a["d_s"] is not None else a["d_t"]
+
+
 CHAIN = Graph.from_edge_index(torch.tensor([[0, 1], [1, 2]]), 3, 3)
 
 
@@ -214,6 +231,8 @@ FUNCTIONS = {
     "gatv2_backward": gatv2_backward,
     "edge_energy": edge_energy,
     "gibbs": gibbs,
+    "gather_relu": gather_relu,
+    "gather_relu_backward": gather_relu_backward,
     "csr": csr,
     "gcn_norm": gcn_norm,
 }
@@ -227,6 +246,8 @@ TENSORS = {
     "gatv2_backward": ("g", *GATV2, "d_dst", "d_src", "d_att"),
     "edge_energy": ("c", "v", "field", "weight", "label_src", "label_dst", "out"),
     "gibbs": ("field", "coupling", "start", "known", "order", "seed", "label", "mean"),
+    "gather_relu": ("h", "s", "t", *AT, "out"),
+    "gather_relu_backward": ("g", *AT, "d_h", "d_s", "d_t"),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
     "gcn_norm": ("row_ptr", "col", "weight"),
 }
@@ -239,6 +260,8 @@ OPTIONAL = {
     ("edge_energy", "c"),
     ("edge_energy", "v"),
     ("gibbs", "known"),
+    *(("gather_relu", t) for t in ("h", "s", "t")),
+    *(("gather_relu_backward", t) for t in ("d_h", "d_s", "d_t")),
     *((f, t) for f in ("gatv2_score", "gatv2_backward") for t in ("at_dst", "at_src", "d_dst", "d_src", "d_att")),
 }
 EVERY = [(f, t) for f, names in TENSORS.items() for t in names]
@@ -520,6 +543,31 @@ def test_none_for_any_tensor(function: str, border: ModuleType) -> None:
             {"children": GRAPH.pattern},
             ValueError,
             "gibbs: the graph must have as many sources as destinations",
+        ),
+        ("gather_relu", {"at_h": torch.ones(D)}, ValueError, "gather_relu: h must have shape [B, d], got [4]"),
+        (
+            "gather_relu",
+            {"s": torch.ones(DST, D)},
+            ValueError,
+            "gather_relu: a summand must have shape [7, 4], got [3, 4]",
+        ),
+        (
+            "gather_relu",
+            {"out": torch.empty(E, D)},
+            ValueError,
+            "gather_relu: a tensor of edges must have shape [9, 2, 4], got [9, 4]",
+        ),
+        (
+            "gather_relu_backward",
+            {"back": GRAPH.pattern},
+            ValueError,
+            "gather_relu_backward: back must be the transposed pattern",
+        ),
+        (
+            "gather_relu_backward",
+            {"d_h": torch.empty(SRC, D)},
+            ValueError,
+            "gather_relu_backward: d_h must have shape [2, 4], got [7, 4]",
         ),
         ("csr", {"row": torch.zeros(E + 1, dtype=torch.int64)}, ValueError, "csr: col must have shape [10], got [9]"),
         ("csr", {"col": torch.zeros(E, dtype=torch.int32)}, TypeError, "csr: col must be int64, got int32"),

@@ -52,6 +52,7 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("grouped_matmul", "csrc/cpu/{}.cpp"): None,  # PyTorch's products are its kernels
     ("grouped_matmul", "csrc/cuda/{}.cu"): None,
     **{("relation_gate_backward", place): place.format("relation_gate") for place in STEPS.values()},
+    **{("gather_relu_backward", place): place.format("gather_relu") for place in STEPS.values()},
     # The score of GATv2 is a part of attention, of which it is a choice.
     **{
         (noun, place): path

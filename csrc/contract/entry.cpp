@@ -3,6 +3,7 @@
 #include "../cpu/pages.h"
 #include "attention.h"
 #include "edge_energy.h"
+#include "gather_relu.h"
 #include "gatv2.h"
 #include "gibbs.h"
 #include "gram.h"
@@ -420,6 +421,41 @@ void gibbs(Pattern children, View field, View coupling, View start, View known, 
   if (burn_in < 0 || burn_in >= args.sweeps) fail(op, "burn_in must be less than the sweeps");
   args.burn_in = burn_in, args.normalised = normalised, args.threads = threads, args.stream = field.stream;
   if (label.numel()) run(op, children, args, cpu::gibbs, FASTGMTL_CUDA(gibbs));
+}
+
+void gather_relu(Pattern pattern, View h, View s, View t, View at_h, View at_s, View at_t, View out, int threads) {
+  const char* op = "gather_relu";
+  GatherReluArgs args = gather_relu_args(op, pattern, at_h, at_s, at_t, out, threads);
+  const auto like = [&](const View& view, const View& at) {
+    if (!view) return static_cast<void*>(nullptr);
+    require_shape(op, "a summand", view, {at.size(0), at.size(1)});
+    require_dtype(op, "a summand", view, args.dtype);
+    require_device(op, "a summand", view, pattern.device());
+    return view.data;
+  };
+  args.h = like(h, at_h), args.s = like(s, at_s), args.t = like(t, at_t), args.out = out.data;
+  cpu::advise_huge_pages(out);
+  if (out.numel()) run(op, pattern, args, cpu::gather_relu, FASTGMTL_CUDA(gather_relu));
+}
+
+void gather_relu_backward(Pattern pattern, Pattern back, View g, View at_h, View at_s, View at_t, View d_h, View d_s,
+                          View d_t, int threads) {
+  const char* op = "gather_relu_backward";
+  GatherReluBackwardArgs args{};
+  static_cast<GatherReluArgs&>(args) = gather_relu_args(op, pattern, at_h, at_s, at_t, g, threads);
+  check_transposed(op, pattern, back);
+  args.back_ptr = back.row_ptr.as<int64_t>(), args.back_col = back.col.data, args.back_id = back.edge_id.data;
+  args.g = g.data;
+  const auto like = [&](const char* what, const View& view, const View& at) {
+    if (!view) return static_cast<void*>(nullptr);
+    require_shape(op, what, view, {at.size(0), at.size(1)});
+    require_dtype(op, what, view, args.dtype);
+    require_device(op, what, view, pattern.device());
+    cpu::advise_huge_pages(view);
+    return view.data;
+  };
+  args.d_h = like("d_h", d_h, at_h), args.d_s = like("d_s", d_s, at_s), args.d_t = like("d_t", d_t, at_t);
+  if (args.width) run(op, pattern, args, cpu::gather_relu_backward, FASTGMTL_CUDA(gather_relu_backward));
 }
 
 void relation_gate(View z, View logits, View weight, View residual, View mask, int activation, View y, int threads) {

@@ -74,5 +74,7 @@ void (*const gatv2_score[])(const Gatv2Args&) = FASTGMTL_TABLE(gatv2_score);
 void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = FASTGMTL_TABLE(gatv2_backward);
 void (*const edge_energy[])(const EdgeEnergyArgs&) = FASTGMTL_TABLE(edge_energy);
 void (*const gibbs[])(const GibbsArgs&) = FASTGMTL_TABLE(gibbs);
+void (*const gather_relu[])(const GatherReluArgs&) = FASTGMTL_TABLE(gather_relu);
+void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = FASTGMTL_TABLE(gather_relu_backward);
 
 }  // namespace fastgmtl::cpu

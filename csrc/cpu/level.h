@@ -4,6 +4,7 @@
 
 #include "../contract/attention.h"
 #include "../contract/edge_energy.h"
+#include "../contract/gather_relu.h"
 #include "../contract/gatv2.h"
 #include "../contract/gibbs.h"
 #include "../contract/gram.h"
@@ -24,6 +25,8 @@ namespace fastgmtl {
   void gatv2_backward(const Gatv2BackwardArgs& args);                \
   void edge_energy(const EdgeEnergyArgs& args);                      \
   void gibbs(const GibbsArgs& args);                                 \
+  void gather_relu(const GatherReluArgs& args);                      \
+  void gather_relu_backward(const GatherReluBackwardArgs& args);     \
   void relation_gate(const RelationGateArgs& args);                  \
   void relation_gate_backward(const RelationGateBackwardArgs& args); \
   void gram(const GramArgs& args);                                   \
@@ -60,6 +63,8 @@ extern void (*const gatv2_score[])(const Gatv2Args&);
 extern void (*const gatv2_backward[])(const Gatv2BackwardArgs&);
 extern void (*const edge_energy[])(const EdgeEnergyArgs&);
 extern void (*const gibbs[])(const GibbsArgs&);
+extern void (*const gather_relu[])(const GatherReluArgs&);
+extern void (*const gather_relu_backward[])(const GatherReluBackwardArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

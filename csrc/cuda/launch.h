@@ -3,6 +3,7 @@
 
 #include "../contract/attention.h"
 #include "../contract/edge_energy.h"
+#include "../contract/gather_relu.h"
 #include "../contract/gatv2.h"
 #include "../contract/gibbs.h"
 #include "../contract/gram.h"
@@ -27,5 +28,7 @@ void gatv2_score(const Gatv2Args& args, int device);
 void gatv2_backward(const Gatv2BackwardArgs& args, int device);
 void edge_energy(const EdgeEnergyArgs& args, int device);
 void gibbs(const GibbsArgs& args, int device);
+void gather_relu(const GatherReluArgs& args, int device);
+void gather_relu_backward(const GatherReluBackwardArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

@@ -4,6 +4,7 @@ from fastgmtl.ops.attention import attention
 from fastgmtl.ops.combine import combine
 from fastgmtl.ops.edge_delta import edge_delta
 from fastgmtl.ops.flip_energy import flip_energy
+from fastgmtl.ops.gather_relu import gather_relu
 from fastgmtl.ops.gcn_norm import gcn_norm
 from fastgmtl.ops.gibbs import gibbs
 from fastgmtl.ops.gram import gram
@@ -19,6 +20,7 @@ __all__ = [
     "combine",
     "edge_delta",
     "flip_energy",
+    "gather_relu",
     "gcn_norm",
     "gibbs",
     "gram",

@@ -4,6 +4,7 @@ from fastgmtl.reference.attention import attention
 from fastgmtl.reference.combine import combine
 from fastgmtl.reference.edge_delta import edge_delta
 from fastgmtl.reference.flip_energy import flip_energy
+from fastgmtl.reference.gather_relu import gather_relu
 from fastgmtl.reference.gibbs import gibbs
 from fastgmtl.reference.gram import gram
 from fastgmtl.reference.grouped_matmul import grouped_matmul
@@ -16,6 +17,7 @@ __all__ = [
     "combine",
     "edge_delta",
     "flip_energy",
+    "gather_relu",
     "gibbs",
     "gram",
     "grouped_matmul",

@@ -152,6 +152,8 @@ class Host:
             "gatv2_backward",
             "edge_energy",
             "gibbs",
+            "gather_relu",
+            "gather_relu_backward",
             "gram",
             "combine",
             "task_weights",
@@ -314,6 +316,16 @@ class Host:
         """``inputs``: from field to seed."""
         head = [*children.views(), _views(inputs), ctypes.c_int64(burn_in), int(normalised)]
         self._call("cuda_host_gibbs", *head, _view(label), _view(mean))
+
+    def gather_relu(self, pattern: Pattern, inputs: list[Tensor | None], out: Tensor) -> None:
+        """``inputs``: from h to at_t."""
+        self._call("cuda_host_gather_relu", *pattern.views(), _views(inputs), _view(out))
+
+    def gather_relu_backward(
+        self, pattern: Pattern, back: Pattern, inputs: list[Tensor | None], outputs: list[Tensor | None]
+    ) -> None:
+        """``inputs``: from g to at_t; ``outputs``: from d_h to d_t."""
+        self._call("cuda_host_gather_relu_backward", *_both(pattern, back), _views(inputs), _views(outputs))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

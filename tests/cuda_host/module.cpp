@@ -23,6 +23,8 @@ void (*const gatv2_score[])(const Gatv2Args&) = {nullptr};
 void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = {nullptr};
 void (*const edge_energy[])(const EdgeEnergyArgs&) = {nullptr};
 void (*const gibbs[])(const GibbsArgs&) = {nullptr};
+void (*const gather_relu[])(const GatherReluArgs&) = {nullptr};
+void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
 void (*const gram[])(const GramArgs&) = {nullptr};
@@ -229,6 +231,28 @@ const char* cuda_host_gibbs(const Tensor* row_ptr, const Tensor* col, const Tens
     fastgmtl::gibbs(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "field"), in(1, "coupling"), in(2, "start"),
                     in(3, "known"), in(4, "order"), in(5, "seed"), burn_in, normalised != 0,
                     call.view("label", *label, true), call.view("mean", *mean, true), 1);
+  });
+}
+
+const char* cuda_host_gather_relu(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                  const Tensor* const* inputs, const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::gather_relu(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "h"), in(1, "s"), in(2, "t"),
+                          in(3, "at_h"), in(4, "at_s"), in(5, "at_t"), call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_gather_relu_backward(const Tensor* const* pattern, int64_t rows, int64_t cols,
+                                           const Tensor* const* inputs, const Tensor* const* outputs) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    const auto out = [&](int i, const char* name) { return call.view(name, *outputs[i], true); };
+    fastgmtl::gather_relu_backward(call.pattern(*pattern[0], *pattern[1], *pattern[2], cols),
+                                   call.pattern(*pattern[3], *pattern[4], *pattern[5], rows), in(0, "g"), in(1, "at_h"),
+                                   in(2, "at_s"), in(3, "at_t"), out(0, "d_h"), out(1, "d_s"), out(2, "d_t"), 1);
   });
 }
 

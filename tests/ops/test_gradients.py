@@ -39,8 +39,15 @@ def test_gradgradcheck_of_strange_patterns(name: str, pattern: str) -> None:
     assert gradgradcheck(function, inputs, fast_mode=True)
 
 
-# Without weights it is linear in its one input, and the gradient constant.
-@pytest.mark.parametrize("name", [n for n in FEW if "max" not in n and "min" not in n and n != "spmm-sum-x2-wnone"])
+# Without weights, and where it is not bent, it is linear in its inputs, and the gradient constant.
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in FEW
+        if "max" not in n and "min" not in n and n != "spmm-sum-x2-wnone" and not n.startswith("gather_relu")
+    ],
+)
 def test_third_order(name: str) -> None:
     c = call(name, PATTERNS["typical"], tasks=2, width=1)
     function, inputs = c.of_floats(c.run), c.inputs(requires_grad=True)
