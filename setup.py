@@ -42,6 +42,7 @@ LEVELLED = (
     "edge_energy",
     "gibbs",
     "gather_relu",
+    "rspmm",
     "relation_gate",
     "gram",
     "combine",

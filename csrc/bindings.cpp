@@ -12,6 +12,7 @@
 #include "contract/gibbs.h"
 #include "contract/gram.h"
 #include "contract/relation_gate.h"
+#include "contract/rspmm.h"
 #include "contract/sddmm.h"
 #include "contract/task_weights.h"
 #include "contract/workspace.h"
@@ -237,6 +238,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gibbs", &gibbs, unlocked);
   m.def("gather_relu", &gather_relu, unlocked);
   m.def("gather_relu_backward", &gather_relu_backward, unlocked);
+  m.def("rspmm", &rspmm, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

@@ -209,6 +209,23 @@ def gather_relu_backward(
     d_t: Tensor | None,
     threads: int,
 ) -> None: ...
+def rspmm(
+    pattern: Pattern,
+    two: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None,
+    w: Tensor | None,
+    scale: Tensor | None,
+    arg: Tensor | None,
+    to: int,
+    message: int,
+    half: int,
+    reduce: int,
+    y: Tensor,
+    new_arg: Tensor | None,
+    threads: int,
+) -> None: ...
 def simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def simd_levels() -> list[str]: ...

@@ -27,6 +27,7 @@ OPERATORS = (
     "gibbs",
     "gather_relu",
     "gather_relu_backward",
+    "rspmm",
 )
 
 

@@ -8,6 +8,7 @@
 #include "gibbs.h"
 #include "gram.h"
 #include "relation_gate.h"
+#include "rspmm.h"
 #include "sddmm.h"
 #include "task_weights.h"
 #ifdef FASTGMTL_WITH_CUDA
@@ -456,6 +457,50 @@ void gather_relu_backward(Pattern pattern, Pattern back, View g, View at_h, View
   };
   args.d_h = like("d_h", d_h, at_h), args.d_s = like("d_s", d_s, at_s), args.d_t = like("d_t", d_t, at_t);
   if (args.width) run(op, pattern, args, cpu::gather_relu_backward, FASTGMTL_CUDA(gather_relu_backward));
+}
+
+void rspmm(Pattern pattern, View two, View a, View b, View c, View w, View scale, View arg, int to, int message,
+           int64_t half, int reduce, View y, View new_arg, int threads) {
+  const char* op = "rspmm";
+  if (to < 0 || to > static_cast<int>(RspmmTo::Edge)) fail(op, "to must be 0 to 3");
+  if (message < 0 || message > static_cast<int>(Message::Rotate)) fail(op, "message must be 0, 1 or 2");
+  if (reduce < 0 || reduce > static_cast<int>(Reduce::Min)) fail(op, "reduce must be 0, 1 or 2");
+  RspmmArgs args{};
+  args.to = static_cast<RspmmTo>(to), args.message = static_cast<Message>(message);
+  args.reduce = static_cast<Reduce>(reduce), args.half = half;
+  const bool of_edges = args.to == RspmmTo::Edge, of_rows = args.to == RspmmTo::Dst || of_edges;
+  for (const View* view : {&a, &b, &y})
+    if (!*view) fail(op, "a, b and y must be tensors, got None");
+  if (of_edges != static_cast<bool>(c)) fail(op, "c is for edges alone");
+  bool row_tasks, col_tasks;
+  static_cast<EdgeArgs&>(args) = edge_args(op, pattern, of_edges ? c : y, a, w, scale, !of_rows, arg,
+                                           of_rows ? ArgOf::Rows : ArgOf::Cols, threads, &row_tasks, &col_tasks);
+  if (row_tasks || col_tasks || w.rank > 1) fail(op, "features must have two axes, and weights one");
+  require_shape(op, "two", two, {args.edges});
+  require_dtype(op, "two", two, pattern.col.dtype);
+  require_device(op, "two", two, pattern.device());
+  if (b.rank != 2) fail(op, "b must have shape [n, d], got " + shape_string(b));
+  require_shape(op, "b", b, {b.size(0), args.width});
+  if (of_edges) require_shape(op, "y", y, {args.edges});
+  for (const View& view : {b, y}) {
+    require_dtype(op, "every dense tensor", view, args.dtype);
+    require_device(op, "every dense tensor", view, pattern.device());
+  }
+  if ((args.message == Message::Rotate) != (half > 0) || (half > 0 && args.width % (2 * half) != 0))
+    fail(op, "half must divide the columns of a rotation into pairs of blocks, and be 0 else");
+  if (args.reduce != Reduce::Sum) {
+    if (args.to != RspmmTo::Dst || arg || scale) fail(op, "an extreme is over all edges of destinations");
+    if (!new_arg) fail(op, "an extreme needs new_arg");
+    require_shape(op, "new_arg", new_arg, {args.rows, args.width});
+    require_dtype(op, "new_arg", new_arg, pattern.col.dtype);
+    require_device(op, "new_arg", new_arg, pattern.device());
+    args.new_arg = new_arg.data;
+  } else if (args.message == Message::Add) {
+    fail(op, "sums of x + z are spmm's");
+  }
+  args.two = two.data, args.a = a.data, args.b = b.data, args.c = c.data, args.w = w.data, args.y = y.data;
+  cpu::advise_huge_pages(y);
+  if (y.numel()) run(op, pattern, args, cpu::rspmm, FASTGMTL_CUDA(rspmm));
 }
 
 void relation_gate(View z, View logits, View weight, View residual, View mask, int activation, View y, int threads) {

@@ -76,5 +76,6 @@ void (*const edge_energy[])(const EdgeEnergyArgs&) = FASTGMTL_TABLE(edge_energy)
 void (*const gibbs[])(const GibbsArgs&) = FASTGMTL_TABLE(gibbs);
 void (*const gather_relu[])(const GatherReluArgs&) = FASTGMTL_TABLE(gather_relu);
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = FASTGMTL_TABLE(gather_relu_backward);
+void (*const rspmm[])(const RspmmArgs&) = FASTGMTL_TABLE(rspmm);
 
 }  // namespace fastgmtl::cpu

@@ -9,6 +9,7 @@
 #include "../contract/gibbs.h"
 #include "../contract/gram.h"
 #include "../contract/relation_gate.h"
+#include "../contract/rspmm.h"
 #include "../contract/sddmm.h"
 #include "../contract/task_weights.h"
 
@@ -27,6 +28,7 @@ namespace fastgmtl {
   void gibbs(const GibbsArgs& args);                                 \
   void gather_relu(const GatherReluArgs& args);                      \
   void gather_relu_backward(const GatherReluBackwardArgs& args);     \
+  void rspmm(const RspmmArgs& args);                                 \
   void relation_gate(const RelationGateArgs& args);                  \
   void relation_gate_backward(const RelationGateBackwardArgs& args); \
   void gram(const GramArgs& args);                                   \
@@ -65,6 +67,7 @@ extern void (*const edge_energy[])(const EdgeEnergyArgs&);
 extern void (*const gibbs[])(const GibbsArgs&);
 extern void (*const gather_relu[])(const GatherReluArgs&);
 extern void (*const gather_relu_backward[])(const GatherReluBackwardArgs&);
+extern void (*const rspmm[])(const RspmmArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

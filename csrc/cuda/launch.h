@@ -8,6 +8,7 @@
 #include "../contract/gibbs.h"
 #include "../contract/gram.h"
 #include "../contract/relation_gate.h"
+#include "../contract/rspmm.h"
 #include "../contract/sddmm.h"
 #include "../contract/task_weights.h"
 
@@ -30,5 +31,6 @@ void edge_energy(const EdgeEnergyArgs& args, int device);
 void gibbs(const GibbsArgs& args, int device);
 void gather_relu(const GatherReluArgs& args, int device);
 void gather_relu_backward(const GatherReluBackwardArgs& args, int device);
+void rspmm(const RspmmArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

@@ -12,6 +12,7 @@ from fastgmtl.ops.grouped_matmul import grouped_matmul
 from fastgmtl.ops.project import project
 from fastgmtl.ops.relation_gate import relation_gate
 from fastgmtl.ops.rotate import rotate
+from fastgmtl.ops.rspmm import rspmm
 from fastgmtl.ops.sddmm import sddmm
 from fastgmtl.ops.spmm import spmm
 
@@ -28,6 +29,7 @@ __all__ = [
     "project",
     "relation_gate",
     "rotate",
+    "rspmm",
     "sddmm",
     "spmm",
 ]

@@ -9,6 +9,7 @@ from fastgmtl.reference.gibbs import gibbs
 from fastgmtl.reference.gram import gram
 from fastgmtl.reference.grouped_matmul import grouped_matmul
 from fastgmtl.reference.relation_gate import relation_gate
+from fastgmtl.reference.rspmm import rspmm
 from fastgmtl.reference.sddmm import sddmm
 from fastgmtl.reference.spmm import spmm
 
@@ -22,6 +23,7 @@ __all__ = [
     "gram",
     "grouped_matmul",
     "relation_gate",
+    "rspmm",
     "sddmm",
     "spmm",
 ]

@@ -154,6 +154,7 @@ class Host:
             "gibbs",
             "gather_relu",
             "gather_relu_backward",
+            "rspmm",
             "gram",
             "combine",
             "task_weights",
@@ -326,6 +327,19 @@ class Host:
     ) -> None:
         """``inputs``: from g to at_t; ``outputs``: from d_h to d_t."""
         self._call("cuda_host_gather_relu_backward", *_both(pattern, back), _views(inputs), _views(outputs))
+
+    def rspmm(
+        self,
+        pattern: Pattern,
+        inputs: list[Tensor | None],
+        options: list[int],
+        y: Tensor,
+        new_arg: Tensor | None = None,
+    ) -> None:
+        """``inputs``: from two to arg; ``options``: to, message, half, reduce."""
+        to, message, half, reduce = options
+        head = [*pattern.views(), _views(inputs), to, message, ctypes.c_int64(half), reduce]
+        self._call("cuda_host_rspmm", *head, _view(y), _view(new_arg))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

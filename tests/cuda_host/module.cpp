@@ -7,6 +7,7 @@
 #include "contract/gatv2.h"
 #include "contract/gram.h"
 #include "contract/relation_gate.h"
+#include "contract/rspmm.h"
 #include "contract/sddmm.h"
 #include "contract/task_weights.h"
 #include "contract/workspace.h"
@@ -25,6 +26,7 @@ void (*const edge_energy[])(const EdgeEnergyArgs&) = {nullptr};
 void (*const gibbs[])(const GibbsArgs&) = {nullptr};
 void (*const gather_relu[])(const GatherReluArgs&) = {nullptr};
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = {nullptr};
+void (*const rspmm[])(const RspmmArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
 void (*const gram[])(const GramArgs&) = {nullptr};
@@ -253,6 +255,18 @@ const char* cuda_host_gather_relu_backward(const Tensor* const* pattern, int64_t
     fastgmtl::gather_relu_backward(call.pattern(*pattern[0], *pattern[1], *pattern[2], cols),
                                    call.pattern(*pattern[3], *pattern[4], *pattern[5], rows), in(0, "g"), in(1, "at_h"),
                                    in(2, "at_s"), in(3, "at_t"), out(0, "d_h"), out(1, "d_s"), out(2, "d_t"), 1);
+  });
+}
+
+const char* cuda_host_rspmm(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                            const Tensor* const* inputs, int to, int kind, int64_t half, int reduce, const Tensor* y,
+                            const Tensor* new_arg) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::rspmm(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "two"), in(1, "a"), in(2, "b"), in(3, "c"),
+                    in(4, "w"), in(5, "scale"), in(6, "arg"), to, kind, half, reduce, call.view("y", *y, true),
+                    call.view("new_arg", *new_arg, true), 1);
   });
 }
 

@@ -21,6 +21,8 @@ OPERATORS = [n for n in FEW if "_op-" in n and not n.endswith("-at")] + [
     "extreme_op-max-x2-wET",
     "extreme_op-min-x3-wE",
     "relation_gate_backward_op-w-mask",
+    "rspmm_extreme_op-max-mul-w",
+    "rspmm_extreme_op-min-add-w",
 ]
 # Compiling takes a second: one call for each kernel and each kind of gradient.
 COMPILED = (
@@ -39,6 +41,8 @@ COMPILED = (
     "attention_backward_op-drop-logits-31",
     "relation_gate-w-res-elu",
     "relation_gate-w-relu-mask",
+    "rspmm-rotate-mean-23-wE",
+    "rspmm-add-max-32-wE",
 )
 
 
