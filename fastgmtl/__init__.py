@@ -1,6 +1,7 @@
 """fastgmtl: graph multi-task learning, T tasks over one graph in one pass."""
 
 from fastgmtl import gradients, nn, ops, reference
+from fastgmtl.accelerate import accelerate_, deaccelerate_
 from fastgmtl.backend import FastgmtlWarning, use_backend
 from fastgmtl.gradients import backward
 from fastgmtl.graph import Graph
@@ -12,7 +13,9 @@ __all__ = [
     "FastgmtlWarning",
     "Graph",
     "HeteroGraph",
+    "accelerate_",
     "backward",
+    "deaccelerate_",
     "gradients",
     "info",
     "nn",

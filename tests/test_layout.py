@@ -147,6 +147,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("methods",),
+    ("accelerate",),
     ("nn", "gradients", "data", "info"),
     ("ops",),
     ("reference",),

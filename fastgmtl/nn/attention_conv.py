@@ -119,7 +119,7 @@ class AttentionConv(Conv):
     def _edge_map(self, lin: Linear, vector: Tensor, edge_attr: Tensor) -> Tensor:
         """<lin(edge_attr), vector> for each head, the vector folded into the map: nothing of the size E H C is made."""
         if is_lazy(lin.weight):
-            lin.product(edge_attr[:0])
+            lin(edge_attr[:0])
         weight = self._split_rows(lin.weight)
         if self.num_tasks is None:
             return edge_attr @ torch.einsum("hcd,hc->dh", weight, vector.squeeze(-3))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastgmtl.convert import sparse_weight
 from fastgmtl.graph import Graph, as_graph
-from fastgmtl.nn.linear import Linear, check_num_tasks
+from fastgmtl.nn.linear import Linear, check_num_tasks, product
 from fastgmtl.ops.spmm import spmm
 
 Edges = Any  # an edge_index tensor [2, E], a Graph, a PyG EdgeIndex, a torch sparse or torch_sparse matrix (adj_t)
@@ -32,6 +32,9 @@ class Conv(nn.Module):
         flow: "source_to_target", or "target_to_source" to aggregate against the edges.
         node_dim, decomposed_layers, aggr_kwargs: MessagePassing's keywords, at their defaults only.
     """
+
+    # Types of the linear maps whose weights may be taken instead of calling them.
+    _linears: tuple[type[nn.Module], ...] = (Linear,)
 
     def __init__(
         self,
@@ -162,22 +165,32 @@ class Conv(nn.Module):
         self, lin: nn.Module, graph: Graph, x: Tensor, weight: Tensor | None, bias: Tensor | None = None
     ) -> Tensor:
         """``lin`` of the aggregate, plus ``bias``."""
-        if isinstance(lin, Linear) and _is_plain(lin) and (bias is None or lin.bias is None):
-            return self._in_order(lin, graph, x, weight, lin.bias if bias is None else bias)
+        if self._is_plain(lin) and (bias is None or lin.bias is None):
+            return self._in_order(lin, graph, x, weight, cast(Any, lin).bias if bias is None else bias)
         out: Tensor = lin(self._aggregate(graph, x, weight))
         return out if bias is None else out + bias
 
-    def _in_order(self, lin: Linear, graph: Graph, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _add_linear(self, out: Tensor, lin: nn.Module, x: Tensor) -> Tensor:
+        """``out + lin(x)``, in one product where ``lin`` is a plain map without bias."""
+        return product(lin, x, out) if self._is_plain(lin) and lin.bias is None else out + lin(x)
+
+    def _is_plain(self, lin: nn.Module) -> bool:
+        """Whether ``lin`` is a linear map without hooks: who has set one counts on ``lin`` being called."""
+        return type(lin) in self._linears and not (
+            lin._forward_pre_hooks or lin._forward_hooks or lin._backward_hooks or lin._backward_pre_hooks
+        )
+
+    def _in_order(self, lin: Any, graph: Graph, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """W of the aggregate plus ``bias``; sums and means in the order that moves fewer numbers along the edges.
 
         (A x) W = A (x W). Features that are shared by the tasks are so aggregated once for all of them.
         """
         if _REDUCE[self.aggr] not in ("sum", "mean") or not self._narrows(lin, x, weight):
-            return lin.product(self._aggregate(graph, x, weight), bias)
-        out = self._aggregate(graph, lin.product(x), weight)
+            return product(lin, self._aggregate(graph, x, weight), bias)
+        out = self._aggregate(graph, product(lin, x), weight)
         return out if bias is None else out + bias.to(out.dtype)
 
-    def _narrows(self, lin: Linear, x: Tensor, weight: Tensor | None) -> bool:
+    def _narrows(self, lin: Any, x: Tensor, weight: Tensor | None) -> bool:
         tasks = self.num_tasks or 1
         before = tasks if x.dim() == 3 or (weight is not None and weight.dim() == 2) else 1
         return tasks * lin.out_channels < before * x.size(-1)
@@ -185,15 +198,3 @@ class Conv(nn.Module):
     def _repr(self, *parts: str) -> str:
         tasks = () if self.num_tasks is None else (f"num_tasks={self.num_tasks}",)
         return f"{type(self).__name__}({', '.join((*parts, *tasks))})"
-
-
-def add_linear(out: Tensor, lin: nn.Module, x: Tensor) -> Tensor:
-    """``out + lin(x)``, in one product where ``lin`` is a Linear without bias and hooks."""
-    if isinstance(lin, Linear) and lin.bias is None and _is_plain(lin):
-        return lin.product(x, out)
-    return out + lin(x)
-
-
-def _is_plain(lin: nn.Module) -> bool:
-    """Whether ``lin`` has no hooks: whoever has set one counts on ``lin`` being called, with the aggregate."""
-    return not lin._forward_pre_hooks and not lin._forward_hooks

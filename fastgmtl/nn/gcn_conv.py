@@ -45,6 +45,7 @@ class GCNConv(Conv):
     """
 
     bias: Tensor | None
+    _cache: tuple[Graph, Tensor] | None = None
 
     def __init__(
         self,
@@ -74,7 +75,6 @@ class GCNConv(Conv):
         self.cached = cached
         self.add_self_loops = add_self_loops
         self.normalize = normalize
-        self._cache: tuple[Graph, Tensor] | None = None
         self.lin = Linear(in_channels, out_channels, False, "glorot", num_tasks)
         shape = (out_channels,) if num_tasks is None else (num_tasks, out_channels)
         self.bias = Parameter(torch.empty(shape)) if bias else None
@@ -85,7 +85,7 @@ class GCNConv(Conv):
         self.lin.reset_parameters()
         if self.bias is not None:
             torch.nn.init.zeros_(self.bias)
-        self._cache = None
+        self._forget()
 
     def forward(self, x: Tensor, edge_index: Edges, edge_weight: Tensor | None = None) -> Tensor:
         """x' of the formula above."""
@@ -109,12 +109,15 @@ class GCNConv(Conv):
             self._cache = result
         return result
 
+    def _forget(self) -> None:
+        vars(self).pop("_cache", None)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._cache = None  # its device and dtype may be others now
+        self._forget()  # its device and dtype may be others now
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._cache = None
+        self._forget()
         super()._load_from_state_dict(*args)
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgmtl.nn.conv import Conv, Edges, Size, add_linear
+from fastgmtl.nn.conv import Conv, Edges, Size
 from fastgmtl.nn.linear import Linear
 
 
@@ -67,7 +67,7 @@ class GraphConv(Conv):
         x_src, x_dst = self._pair(x)
         graph, weight = self._adjacency(edge_index, x_src, x_dst, size, edge_weight)
         out = self._aggregate_linear(self.lin_rel, graph, x_src, weight)
-        return out if x_dst is None else add_linear(out, self.lin_root, x_dst)
+        return out if x_dst is None else self._add_linear(out, self.lin_root, x_dst)
 
     def __repr__(self) -> str:
         return self._repr(str(self.in_channels), str(self.out_channels))

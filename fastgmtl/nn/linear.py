@@ -107,6 +107,11 @@ class Linear(nn.Module):
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, bias={self.bias is not None}{tasks})"
 
 
+def product(lin: Any, x: Tensor, plus: Tensor | None = None) -> Tensor:
+    """W x + ``plus`` of a Linear, or of another library's linear map with a ``weight`` [C, F]."""
+    return lin.product(x, plus) if isinstance(lin, Linear) else _product(x, lin.weight, plus)
+
+
 def task_product(x: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:
     """W_t x_t + ``plus`` [T, C] or [N, T, C] for each task: x [N, T, F] times weight [T, C, F] is [N, T, C]."""
     left, right = x.transpose(0, 1), weight.transpose(1, 2)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgmtl.nn.conv import Conv, Edges, Size, add_linear
+from fastgmtl.nn.conv import Conv, Edges, Size
 from fastgmtl.nn.linear import Linear
 
 
@@ -82,7 +82,7 @@ class SAGEConv(Conv):
             x_src = self.lin(x_src).relu()
         out = self._aggregate_linear(self.lin_l, graph, x_src, weight)
         if self.root_weight and x_dst is not None:
-            out = add_linear(out, self.lin_r, x_dst)
+            out = self._add_linear(out, self.lin_r, x_dst)
         return F.normalize(out, dim=-1) if self.normalize else out
 
     def __repr__(self) -> str:
