@@ -91,6 +91,8 @@ def sparse_to_coo(adj_t: Any) -> tuple[Tensor, int, int]:
 def sparse_weight(adj_t: Any) -> Tensor | None:
     """Values of a sparse matrix in the edge order of :meth:`Graph.from_sparse`; None if it has none."""
     if isinstance(adj_t, Tensor):
+        if adj_t.layout == torch.sparse_csr and not adj_t.requires_grad:  # sorted by rows already
+            return adj_t.values()
         coo = adj_t if adj_t.layout == torch.sparse_coo else adj_t.to_sparse_coo()
         return coo.coalesce().values()
     value: Tensor | None = adj_t.coo()[2]

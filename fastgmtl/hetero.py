@@ -319,9 +319,10 @@ def as_hetero(edges: Any, num_nodes: Mapping[str, int]) -> HeteroGraph:
         return HeteroGraph.from_dict(plain, num_nodes)
 
     tensors = list(edges.values()) if isinstance(edges, Mapping) else []
-    if not tensors or not all(isinstance(e, Tensor) and not e.is_inference() for e in tensors):
+    if not tensors or any(e.is_inference() if isinstance(e, Tensor) else not hasattr(e, "coo") for e in tensors):
         return make()
-    stamp = tuple(edges), tuple(id(e) for e in tensors), tuple(e._version for e in tensors), tuple(num_nodes.items())
+    versions = tuple(getattr(e, "_version", 0) for e in tensors)
+    stamp = tuple(edges), tuple(id(e) for e in tensors), versions, tuple(num_nodes.items())
     known = _known_graphs.get(tensors[0])
     if known is None or known[0] != stamp or any(ref() is not e for ref, e in zip(known[1], tensors, strict=True)):
         with _plain():

@@ -45,6 +45,17 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "graph-wide": lambda: pyg.GraphConv(F, 9, aggr="mean", bias=False),
     "graph-max": lambda: pyg.GraphConv(F, 3, aggr="max"),
     "graph-backwards": lambda: pyg.GraphConv(F, 3, flow="target_to_source"),
+    "gat": lambda: pyg.GATConv(F, 3),
+    "gat-heads": lambda: pyg.GATConv(F, 3, 4, negative_slope=0.3),
+    "gat-average": lambda: pyg.GATConv(F, 3, 4, concat=False, bias=False),
+    "gat-no-loops": lambda: pyg.GATConv(F, 3, 2, add_self_loops=False, residual=True),
+    "gat-pair": lambda: pyg.GATConv((F, F), 3, 2),
+    "gat-mean": lambda: pyg.GATConv(F, 3, 2, aggr="mean"),
+    "gat-backwards": lambda: pyg.GATConv(F, 3, 2, flow="target_to_source"),
+    "gatv2": lambda: pyg.GATv2Conv(F, 3, 4),
+    "gatv2-shared": lambda: pyg.GATv2Conv(F, 3, 2, share_weights=True, concat=False),
+    "gatv2-no-loops": lambda: pyg.GATv2Conv(F, 3, 2, add_self_loops=False, bias=False, residual=True),
+    "gatv2-backwards": lambda: pyg.GATv2Conv(F, 3, 2, flow="target_to_source"),
 }
 WEIGHTED = [case for case in CASES if case.startswith(("gcn", "graph"))]
 FORWARDS = [case for case in CASES if not case.endswith("backwards")]

@@ -14,6 +14,7 @@ from torch_geometric.nn.conv import MessagePassing
 from fastgmtl import backend
 from fastgmtl.accelerate.small import is_worth_a_graph
 from fastgmtl.graph import Graph
+from fastgmtl.hetero import HeteroGraph
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 AGGREGATIONS = {
@@ -66,11 +67,15 @@ class Fast(MessagePassing):  # type: ignore[misc]
 
         ``also`` is a reason of the layer's own; ``key`` the tensor by which a graph is kept, if it is not ``edges``.
         """
-        reason = self.settings_without_kernel() or self._watched() or _edges_without_kernel(edges, self.flow)
+        reason = self.settings_without_kernel() or self._watched() or self._edges_without_kernel(edges)
         reason = reason or self._features_without_kernel(x, size) or also
         if not reason and self._lazy():
             reason = "lazy parameters without a shape"
-        if not reason and not isinstance(edges, Graph) and not self._worth(x, edges, edges if key is None else key):
+        if (
+            not reason
+            and not isinstance(edges, (Graph, HeteroGraph))
+            and not self._worth(x, edges, edges if key is None else key)
+        ):
             reason = "small and new edges"
         if not torch.compiler.is_compiling():
             self._calls[reason] += 1
@@ -97,6 +102,19 @@ class Fast(MessagePassing):  # type: ignore[misc]
             return "a method replaced on the instance"
         return "tracing" if torch.jit.is_tracing() else ""  # type: ignore[attr-defined]
 
+    def _edges_without_kernel(self, edges: Any) -> str:
+        if isinstance(edges, Graph):
+            return ""
+        if torch.compiler.is_compiling():
+            return "compilation: give a fastgmtl.Graph"
+        if isinstance(edges, Tensor):
+            if edges.layout == torch.strided:
+                served = type(edges) in (Tensor, EdgeIndex) and edges.dtype in (torch.int64, torch.int32)
+                return "" if served and edges.dim() == 2 and edges.size(0) == 2 else "edges of another form"
+        elif not (hasattr(edges, "coo") and hasattr(edges, "sizes")):  # torch_sparse.SparseTensor
+            return "edges of another form"
+        return "" if self.flow == "source_to_target" else "a sparse matrix against the flow"
+
     def _features_without_kernel(self, x: Any, size: Any) -> str:
         if isinstance(x, Tensor):
             return _tensor_without_kernel(x) or (_size_without_kernel(size, x, x) if size is not None else "")
@@ -118,7 +136,7 @@ class Fast(MessagePassing):  # type: ignore[misc]
 
     def _worth(self, x: Any, edges: Any, key: Any) -> bool:
         rows = x if isinstance(x, Tensor) else x[0]
-        return is_worth_a_graph(key.as_tensor() if type(key) is EdgeIndex else key, _count(edges) * rows.size(-1))
+        return is_worth_a_graph(plain(key), count(edges) * rows.size(-1))
 
     # --------------------------------------------------------------------------------------------------- the rest
 
@@ -138,25 +156,16 @@ class Fast(MessagePassing):  # type: ignore[misc]
         return out
 
 
-def _count(edges: Any) -> int:
+def plain(edges: Any) -> Any:
+    """What a graph is kept with: the tensor below an EdgeIndex."""
+    return edges.as_tensor() if type(edges) is EdgeIndex else edges
+
+
+def count(edges: Any) -> int:
+    """The number of edges, in any form."""
     if isinstance(edges, Tensor):
         return edges.size(1) if edges.layout == torch.strided else edges._nnz()
-    count: int = edges.nnz()
-    return count
-
-
-def _edges_without_kernel(edges: Any, flow: str) -> str:
-    if isinstance(edges, Graph):
-        return ""
-    if torch.compiler.is_compiling():
-        return "compilation: give a fastgmtl.Graph"
-    if isinstance(edges, Tensor):
-        if edges.layout == torch.strided:
-            served = type(edges) in (Tensor, EdgeIndex) and edges.dtype in (torch.int64, torch.int32)
-            return "" if served and edges.dim() == 2 and edges.size(0) == 2 else "edges of another form"
-    elif not (hasattr(edges, "coo") and hasattr(edges, "sizes")):  # torch_sparse.SparseTensor
-        return "edges of another form"
-    return "" if flow == "source_to_target" else "a sparse matrix against the flow"
+    return int(edges.nnz())
 
 
 def _tensor_without_kernel(x: Any) -> str:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from torch_geometric.nn import GINEConv
 from torch_geometric.nn.conv import MessagePassing
 
+from fastgmtl.accelerate.attention import FastGATConv, FastGATv2Conv
 from fastgmtl.accelerate.fast import Fast
 from fastgmtl.accelerate.neighbours import FastGCNConv, FastGINConv, FastGraphConv, FastSAGEConv
+from fastgmtl.accelerate.relations import FastHGTConv, FastRGCNConv
 
-FAST: dict[type[MessagePassing], type[Fast]] = {
-    fast.parent(): fast for fast in (FastGCNConv, FastGINConv, FastGraphConv, FastSAGEConv)
-}
+LAYERS = (
+    FastGCNConv,
+    FastSAGEConv,
+    FastGINConv,
+    FastGraphConv,
+    FastGATConv,
+    FastGATv2Conv,
+    FastRGCNConv,
+    FastHGTConv,
+)
+FAST: dict[type[MessagePassing], type[Fast]] = {fast.parent(): fast for fast in LAYERS}
 # Layers for which there is a reason to have none.
 WITHOUT: dict[type[MessagePassing], str] = {
     GINEConv: "no kernel for the rectified sum of node and edge features",

@@ -127,7 +127,7 @@ class HGTConv(nn.Module):
             raise ValueError(f"{type(self).__name__}: relation {unknown[0]} must be one of those of metadata")
         queries, keys, values = [], [], []
         for node_type in graph.node_types:
-            kqv = self.kqv_lin(node_type, x_dict[node_type]).unflatten(-1, (3, self.heads, -1))
+            kqv = self._by_type(self.kqv_lin, node_type, x_dict[node_type]).unflatten(-1, (3, self.heads, -1))
             key, query, value = kqv.unbind(-3)
             queries.append(query)
             relations = graph.out_of(node_type)
@@ -150,7 +150,7 @@ class HGTConv(nn.Module):
         # [(T,) H, R, D, D] of these relations, as [B, D, R * D] with B = (T *) H.
         chosen = weight.unflatten(-3, (self.heads, -1))[..., index, :, :]
         if scaled:
-            prior = torch.stack([self.p_rel[_key("__".join(relation))] for relation in relations], dim=-1)
+            prior = torch.stack([self._named(self.p_rel, "__".join(relation)) for relation in relations], dim=-1)
             chosen = chosen * prior.squeeze(-3)[..., None, None]
         matrices = chosen.flatten(0, -4).transpose(1, 2).flatten(2)
         rows = value.flatten(1, -2)
@@ -158,11 +158,17 @@ class HGTConv(nn.Module):
         return sent.permute(1, 2, 0, 3).reshape(-1, *value.shape[1:])
 
     def _new(self, node_type: str, out: Tensor, x: Tensor) -> Tensor:
-        out = self.out_lin(node_type, nn.functional.gelu(out))
+        out = self._by_type(self.out_lin, node_type, nn.functional.gelu(out))
         if out.size(-1) != x.size(-1):
             return out
-        alpha = self.skip[_key(node_type)].sigmoid()
+        alpha = self._named(self.skip, node_type).sigmoid()
         return alpha * out + (1 - alpha) * (x if x.dim() == out.dim() else x.unsqueeze(1))
+
+    def _by_type(self, lin: nn.Module, node_type: str, x: Tensor) -> Tensor:
+        return lin(node_type, x)
+
+    def _named(self, parameters: Any, name: str) -> Tensor:
+        return parameters[_key(name)]
 
     def _check(self, x_dict: Mapping[str, Tensor]) -> None:
         name = type(self).__name__

@@ -78,7 +78,7 @@ def test_every_layout(case: str, x: Tensor, simple_edges: Tensor) -> None:
     ).items():
         try:
             expected = run(theirs, x, edges)
-        except (NotImplementedError, RuntimeError):  # PyG does not take it
+        except (NotImplementedError, RuntimeError, ValueError):  # PyG does not take it
             continue
         before = served(ours)
         assert_same(run(ours, x, edges), expected)
