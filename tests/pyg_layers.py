@@ -55,6 +55,11 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "gatv2": lambda: pyg.GATv2Conv(F, 3, 4),
     "gatv2-shared": lambda: pyg.GATv2Conv(F, 3, 2, share_weights=True, concat=False),
     "gatv2-no-loops": lambda: pyg.GATv2Conv(F, 3, 2, add_self_loops=False, bias=False, residual=True),
+    "transformer": lambda: pyg.TransformerConv(F, 3, 4),
+    "transformer-beta": lambda: pyg.TransformerConv(F, 3, 2, beta=True),
+    "transformer-average": lambda: pyg.TransformerConv(F, 3, 2, concat=False, bias=False),
+    "transformer-no-root": lambda: pyg.TransformerConv((F, F), 3, 2, root_weight=False),
+    "transformer-backwards": lambda: pyg.TransformerConv(F, 3, 2, flow="target_to_source"),
     "gatv2-backwards": lambda: pyg.GATv2Conv(F, 3, 2, flow="target_to_source"),
 }
 WEIGHTED = [case for case in CASES if case.startswith(("gcn", "graph"))]

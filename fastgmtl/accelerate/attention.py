@@ -1,4 +1,4 @@
-"""Fast layers of attention: GAT, GATv2."""
+"""Fast layers of attention: GAT, GATv2, graph transformer."""
 
 from __future__ import annotations
 
@@ -60,6 +60,40 @@ class FastGATv2Conv(Fast, pyg.GATv2Conv, nn.GATv2Conv):  # type: ignore[misc]
             return pyg.GATv2Conv.forward(self, x, edge_index, edge_attr, return_attention_weights)
         found = nn.GATv2Conv.forward(self, cast(Any, x), edge_index, edge_attr, return_attention_weights)
         return _as_parents(self, found, self.att, self.bias)
+
+
+class FastTransformerConv(Fast, pyg.TransformerConv, nn.TransformerConv):  # type: ignore[misc]
+    """:class:`torch_geometric.nn.TransformerConv` on :func:`fastgmtl.ops.attention`."""
+
+    def kernel(self) -> str:
+        """The operators that run a call."""
+        return "attention" if self.lin_edge is None else "attention, sddmm, spmm"
+
+    def settings_without_kernel(self) -> str:
+        """Why no call of a layer with these settings can run on the operators; "" if some can."""
+        if self.aggr not in ("add", "sum"):
+            return f"no kernel for aggr={self.aggr!r}"
+        return Fast.settings_without_kernel(self)
+
+    def forward(
+        self,
+        x: Features,
+        edge_index: Edges,
+        edge_attr: Tensor | None = None,
+        return_attention_weights: bool | None = None,
+    ) -> Any:
+        """Of the parent."""
+        weights = isinstance(return_attention_weights, bool)
+        also = _attention_without_kernel(self, edge_index, edge_attr, weights)
+        if (edge_attr is None) != (self.lin_edge is None) or (edge_attr is not None and edge_attr.dim() != 2):
+            also = "edge features of another form"
+        if weights and self.training and self.dropout > 0:
+            also = "weights before dropout"
+        if isinstance(x, (tuple, list)) and x[1] is None:
+            also = "no features of destinations"
+        if not self._serves(x, edge_index, None, also):
+            return pyg.TransformerConv.forward(self, x, edge_index, edge_attr, return_attention_weights)
+        return nn.TransformerConv.forward(self, cast(Any, x), edge_index, edge_attr, return_attention_weights)
 
 
 def attention_kernels(aggr: str) -> str:

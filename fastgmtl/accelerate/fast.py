@@ -68,9 +68,9 @@ class Fast(MessagePassing):  # type: ignore[misc]
         ``also`` is a reason of the layer's own; ``key`` the tensor by which a graph is kept, if it is not ``edges``.
         """
         reason = self.settings_without_kernel() or self._watched() or self._edges_without_kernel(edges)
-        reason = reason or self._features_without_kernel(x, size) or also
         if not reason and self._lazy():
             reason = "lazy parameters without a shape"
+        reason = reason or self._features_without_kernel(x, size) or also
         if (
             not reason
             and not isinstance(edges, (Graph, HeteroGraph))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch_geometric.nn import GINEConv
 from torch_geometric.nn.conv import MessagePassing
 
-from fastgmtl.accelerate.attention import FastGATConv, FastGATv2Conv
+from fastgmtl.accelerate.attention import FastGATConv, FastGATv2Conv, FastTransformerConv
 from fastgmtl.accelerate.fast import Fast
 from fastgmtl.accelerate.neighbours import FastGCNConv, FastGINConv, FastGraphConv, FastSAGEConv
 from fastgmtl.accelerate.relations import FastHGTConv, FastRGCNConv
@@ -17,6 +17,7 @@ LAYERS = (
     FastGraphConv,
     FastGATConv,
     FastGATv2Conv,
+    FastTransformerConv,
     FastRGCNConv,
     FastHGTConv,
 )

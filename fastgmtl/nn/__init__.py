@@ -13,6 +13,7 @@ from fastgmtl.nn.rgcn_conv import RGCNConv
 from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
 from fastgmtl.nn.struchis_layer import StrucHISLayer
+from fastgmtl.nn.transformer_conv import TransformerConv
 
 __all__ = [
     "PLE",
@@ -32,4 +33,5 @@ __all__ = [
     "SharedBottom",
     "SimpleHGNConv",
     "StrucHISLayer",
+    "TransformerConv",
 ]

@@ -60,6 +60,10 @@ CASES: dict[str, tuple[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
     "gatv2": ("GATv2Conv", lambda: ((F, 3, 4), {})),
     "gatv2-shared": ("GATv2Conv", lambda: ((F, 3, 2), {"share_weights": True, "concat": False})),
     "gatv2-no-loops": ("GATv2Conv", lambda: ((F, 3, 2), {"add_self_loops": False, "bias": False, "residual": True})),
+    "transformer": ("TransformerConv", lambda: ((F, 3, 4), {})),
+    "transformer-beta": ("TransformerConv", lambda: ((F, 3, 2), {"beta": True, "concat": False})),
+    "transformer-no-root": ("TransformerConv", lambda: (((F, F), 3, 2), {"root_weight": False, "bias": False})),
+    "transformer-backwards": ("TransformerConv", lambda: ((F, 3, 2), {"flow": "target_to_source"})),
     "gatv2-backwards": ("GATv2Conv", lambda: ((F, 3, 2), {"flow": "target_to_source"})),
 }
 WEIGHTED = [case for case in CASES if case.startswith(("gcn", "graph"))]
@@ -230,7 +234,7 @@ def test_state_loads_both_ways(case: str, x: Tensor, simple_edges: Tensor) -> No
     assert_same([ours(x, simple_edges)], [other_theirs(x, simple_edges)])
 
 
-@pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv", "GATConv", "GATv2Conv"])
+@pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv", "GATConv", "GATv2Conv", "TransformerConv"])
 def test_lazy_layers(name: str, x: Tensor, simple_edges: Tensor) -> None:
     layers = []
     for source in (pyg, nn):

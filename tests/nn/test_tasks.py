@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "gat-heads": ("GATConv", 3, {"heads": 2, "concat": False, "residual": True}),
     "gatv2": ("GATv2Conv", 4, {"heads": 2, "concat": False}),
     "gatv2-shared": ("GATv2Conv", 3, {"share_weights": True, "bias": False}),
+    "transformer": ("TransformerConv", 4, {"heads": 2, "concat": False, "beta": True}),
     "gin": ("GINConv", 4, {}),
     "gin-eps": ("GINConv", 4, {"train_eps": True, "eps": 0.5}),
 }
