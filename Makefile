@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis reproduce-rcgrad
+.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis reproduce-rcgrad reproduce-gcnet
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -62,6 +62,10 @@ reproduce-same: $(VENV)/built
 # StrucHIS and its baselines on DBLP; make reproduce-struchis ARGS="--epochs 300 --seeds 3"
 reproduce-struchis: $(VENV)/built
 	$(RUN) -m scripts.reproduce_struchis $(ARGS)
+
+# GCNet, its ablations and baselines; make reproduce-gcnet ARGS="--epochs 20 --seeds 1 --data tox21"
+reproduce-gcnet: $(VENV)/built
+	$(RUN) -m scripts.reproduce_gcnet $(ARGS)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

@@ -115,3 +115,22 @@ def test_table_of_same_compares_fold_by_fold(scripts: Callable[[str], ModuleType
     assert lines[2] == (
         "| esame | GC,LP | 1 | 50.00 (50.0) | *80.00 (80.0)* | 50.00 (60.0) | 12.50 | 51.9, -, 80.1 | +3.2 |"
     )
+
+
+def test_gcnet_has_a_table_of_known_graphs_and_one_of_molecules(scripts: Callable[[str], ModuleType]) -> None:
+    script = scripts("gcnet")
+
+    def row(data: str, run: str, seed: int, edges: tuple[float, ...], test: float) -> tuple[str, ...]:
+        return (data, run, str(seed), "4", "", *map(repr, edges), "2", "0.9", repr(test), "1.0")
+
+    nothing = (float("nan"),) * 3
+    rows = [
+        row("S1, T = 10", "GCNet", 0, (1.0, 0.9, 2.0), 0.7),
+        row("S1, T = 10", "GCNet", 1, (0.9, 0.7, 4.0), 0.7),
+        row("S1, T = 10", "shared", 0, nothing, 0.6),
+        row("tox21", "shared", 0, nothing, 0.75),
+    ]
+    known, molecules = script.section(rows).split("\n\n")
+    assert "| GCNet | 2 | 95.00 ± 7.07 | 80.00 ± 14.14 | 3.00 ± 1.41 | 70.00 ± 0.00 |" in known
+    assert "| shared | 1 |  |  |  | 60.00 |" in known
+    assert molecules.splitlines()[0] == "| run | tox21: seeds | tox21: test AUC |" and "| shared | 1 | 75.00 |" in molecules

@@ -5,6 +5,7 @@ from fastgmtl.methods.baseline import constant_score
 from fastgmtl.methods.bilevel import Bilevel, BilevelGNS, BilevelRCGrad
 from fastgmtl.methods.experts import PLE, MMoE, MultiSFS
 from fastgmtl.methods.gcnet.gcnet import GCNet
+from fastgmtl.methods.gcnet.label_heads import LabelHeads
 from fastgmtl.methods.gcnet.sgnn import SGNN
 from fastgmtl.methods.gcnet.sgnn_ebm import SGNNEBM
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
     "blo": Bilevel,
     "blo+rcgrad": BilevelRCGrad,
     "blo+gns": BilevelGNS,
+    "labels": LabelHeads,
     "gcnet": GCNet,
     "sgnn": SGNN,
     "sgnn_ebm": SGNNEBM,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastgmtl
 from fastgmtl.data import Dataset, load
 from fastgmtl.data.molecules import Molecules
 from fastgmtl.data.scm import scm
@@ -25,7 +26,7 @@ from fastgmtl.methods.gcnet.sgnn import EnergyNetwork
 from fastgmtl.methods.gcnet.sgnn_ebm import as_field, log_weight
 from fastgmtl.methods.gcnet.structure import NEVER, Structure, closes_cycle, cyclicity, divergence, sample
 
-NAMES = ("sgnn", "sgnn_ebm", "gcnet")
+NAMES = ("labels", "sgnn", "sgnn_ebm", "gcnet")
 
 
 def _trainer(name: str, data: Dataset, **settings: Any) -> Trainer:
@@ -334,6 +335,40 @@ def test_noise_contrast_is_its_formula_for_mechanisms() -> None:
     torch.testing.assert_close(found, (-(p / (p + q)).log() - (q_noise / (p_noise + q_noise)).log()).mean())
 
 
+# ----------------------------------------------------------------------------------------------------- without graphs
+
+
+@pytest.mark.parametrize("balance", ["sum", "uw", "pcgrad", "upgrad"])
+def test_label_heads_have_the_gradients_of_their_balance(balance: str) -> None:
+    """One label of all is missing in the batch, and nothing of the others is lost."""
+    data = scm("S1", num_tasks=4, num_samples=100)
+    method: Any = _trainer("labels", data, balance=balance).method
+    y = (torch.rand(40, 4) < 0.5).float()
+    y[:, 2] = torch.nan
+    x = data.x[:40]
+    z = method.predict(x)
+    means = [torch.nn.functional.binary_cross_entropy_with_logits(z[:, t], y[:, t]) for t in (0, 1, 3)]
+    if balance == "sum":
+        sum(means).backward()
+    elif balance == "uw":
+        (sum(means) / 2).backward()
+    else:
+        parts = method.aggregator
+        fastgmtl.backward([*means[:2], None, means[2]], method, parts, features=None)
+    wanted = {k: p.grad.clone() for k, p in method.heads.named_parameters()}
+    encoder = [p.grad.clone() for p in method.encoder.parameters()]
+    method.zero_grad()
+    torch.manual_seed(0)
+    method.backward(method.step(Batch(x, y)))
+    for key, parameter in method.heads.named_parameters():
+        torch.testing.assert_close(parameter.grad[[0, 1, 3]], wanted[key][[0, 1, 3]])
+        assert (parameter.grad[2] == 0).all()
+    if balance in ("sum", "uw"):
+        for found, grad in zip(method.encoder.parameters(), encoder, strict=True):
+            torch.testing.assert_close(found.grad, grad)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.encoder.parameters())
+
+
 # --------------------------------------------------------------------------------------------------------- SGNN-EBM
 
 
@@ -428,6 +463,10 @@ def test_resume_is_exact(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
+        ("labels", {}),
+        ("labels", {"balance": "uw"}),
+        ("labels", {"balance": "pcgrad"}),
+        ("labels", {"balance": "upgrad"}),
         ("sgnn", {}),
         ("sgnn", {"graph": "full"}),
         ("sgnn_ebm", {"warm": 0.9, "graph": "known"}),
@@ -495,7 +534,7 @@ def test_molecules_and_numbers(make_molecules: Callable[..., Molecules], data_ro
             pass
         assert all(math.isfinite(v) for v in trainer.evaluate("train").values())
     school = load("mtl:Parkinsons")
-    for name in ("sgnn", "gcnet"):
+    for name in ("labels", "sgnn", "gcnet"):
         trainer = _trainer(name, school, epochs=2, batch=512)
         assert all(math.isfinite(v) for record in trainer for v in record.loss.values())
 

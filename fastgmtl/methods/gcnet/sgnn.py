@@ -29,7 +29,7 @@ from fastgmtl.methods.gcnet.given import Given, given_graph
 from fastgmtl.methods.gcnet.samples import Batch, SampleMethod, SamplesConfig
 from fastgmtl.methods.training import require
 from fastgmtl.nn import GCNConv
-from fastgmtl.ops import spmm
+from fastgmtl.ops import gather_relu, spmm
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TaskEmbedding(nn.Module):
         return found
 
 
-class _Pairs(nn.Module):
+class _First(nn.Module):
     """MLP of concatenated inputs, the first layer of each by itself: nothing of the concatenation is written."""
 
     def __init__(self, widths: list[int], hidden: int, out: int) -> None:
@@ -76,13 +76,16 @@ class _Pairs(nn.Module):
         self.parts = nn.ModuleList(nn.Linear(width, hidden, bias=i == 0) for i, width in enumerate(widths))
         self.out = nn.Linear(hidden, out)
 
-    def forward(self, h: Tensor, *tasks: tuple[Tensor, Tensor | None]) -> Tensor:
-        """[K, B, out] of h [B, d] and K tasks or pairs: tables [T, d_t], and which row of each (all, where None)."""
-        total: Any = 0
-        for part, (table, rows) in zip(list(self.parts)[1:], tasks, strict=True):
-            value = part(table)
-            total = total + (value if rows is None else value.index_select(0, rows))
-        found: Tensor = self.out((total[:, None] + self.parts[0](h)).relu())
+    def of_tasks(self, h: Tensor, e: Tensor) -> Tensor:
+        """[T, B, out] of h [B, d] of samples and e [T, d_t] of tasks."""
+        of_sample, of_task = self.parts
+        found: Tensor = self.out((of_task(e)[:, None] + of_sample(h)).relu())
+        return found
+
+    def of_edges(self, h: Tensor, e: Tensor, graph: Graph) -> Tensor:
+        """[M, B, out] of h and of both ends of every edge."""
+        of_sample, of_source, of_target = self.parts
+        found: Tensor = self.out(gather_relu(graph, of_sample(h), of_source(e), of_target(e)))
         return found
 
 
@@ -97,8 +100,8 @@ class EnergyNetwork(nn.Module):
     def __init__(self, hidden: int, task_hidden: int, depth: int, states: int, as_released: bool = False) -> None:
         super().__init__()
         self.states, self.as_released = states, as_released
-        self.nodes = _Pairs([hidden, task_hidden], 2 * hidden, states * hidden)
-        self.edges = _Pairs([hidden, task_hidden, task_hidden], 2 * hidden, states * states * hidden)
+        self.nodes = _First([hidden, task_hidden], 2 * hidden, states * hidden)
+        self.edges = _First([hidden, task_hidden, task_hidden], 2 * hidden, states * states * hidden)
         self.of_nodes, self.of_edges, self.of_ends = (
             nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth)) for _ in range(3)
         )
@@ -113,8 +116,8 @@ class EnergyNetwork(nn.Module):
         """h [B, d] of samples, e [T, d_t] of tasks; edges in the order of ``graph.edge_index()``."""
         source, target = graph.edge_index()
         count, k = h.shape[0], self.states
-        u = self.nodes(h, (e, None)).unflatten(2, (k, -1))  # [T, B, k, d]
-        v = self.edges(h, (e, source), (e, target)).unflatten(2, (k, k, -1))  # [M, B, k, k, d]
+        u = self.nodes.of_tasks(h, e).unflatten(2, (k, -1))  # [T, B, k, d]
+        v = self.edges.of_edges(h, e, graph).unflatten(2, (k, k, -1))  # [M, B, k, k, d]
         number = torch.arange(len(source), device=h.device)
         into, out_of = (
             Graph.from_edge_index(torch.stack((number, end)), len(source), len(e)) for end in (target, source)

@@ -1,0 +1,75 @@
+"""Labels side by side without a graph between them: an encoder, a linear head for each, and what balances their losses.
+
+The baselines of methods with a task graph, on the same samples, encoder and batches. A task with several outputs (the
+assays of Tox21) counts as so many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fastgmtl import gradients
+from fastgmtl.data import Dataset
+from fastgmtl.methods.gcnet.samples import Batch, SampleMethod, SamplesConfig
+from fastgmtl.methods.training import require
+
+Balance = Literal["sum", "uw", "pcgrad", "upgrad"]
+
+
+@dataclass(frozen=True)
+class Config(SamplesConfig):
+    """balance: sum of the mean losses; uw (uncertainty weighting, Kendall et al. 2018); pcgrad (Yu et al. 2020) or
+    upgrad (Quinton and Rey 2024) on the gradients at the shared representation.
+    """
+
+    balance: Balance = "sum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.balance in get_args(Balance), "balance", ", ".join(get_args(Balance)), self.balance)
+
+
+class LabelHeads(SampleMethod):
+    """Logits <w_t, h_b> + b_t of all labels."""
+
+    config_type = Config
+
+    def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
+        super().__init__(dataset, config, generator)
+        self.heads = nn.Linear(config.hidden, self.labels.count)
+        self.weighting = gradients.UW(self.labels.count) if config.balance == "uw" else None
+        self.aggregator = {"pcgrad": gradients.PCGrad, "upgrad": gradients.UPGrad}.get(config.balance, lambda: None)()
+        self._columns: list[Tensor | None] = []
+        self._shared: Tensor | None = None
+
+    def predict(self, samples: Tensor | Dataset) -> Tensor:
+        """The logits."""
+        found: Tensor = self.heads(self.encoder(samples))
+        return found
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy, or half the squared error, by task."""
+        h = self.encoder(batch.samples)
+        value, known = self.labels.loss(self.heads(h), batch.y), ~batch.y.isnan()
+        self._shared, counts = h, known.sum(0).tolist()
+        # A label that nobody in the batch has is missing in this step.
+        means = zip(value.sum(0).unbind(), counts, strict=True)
+        self._columns = [total / count if count else None for total, count in means]
+        return self.labels.by_task(value, known)
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Of the labels' losses, as they are balanced."""
+        columns, self._columns = self._columns, []
+        shared, self._shared = self._shared, None
+        if self.aggregator is not None:
+            gradients.backward(columns, self, self.aggregator, features=shared)
+        elif self.weighting is not None:
+            zero = self.weighting.log_var.sum() * 0
+            self.weighting(torch.stack([zero if v is None else v for v in columns])).backward()
+        else:
+            torch.stack([v for v in columns if v is not None]).sum().backward()
