@@ -133,4 +133,5 @@ def test_gcnet_has_a_table_of_known_graphs_and_one_of_molecules(scripts: Callabl
     known, molecules = script.section(rows).split("\n\n")
     assert "| GCNet | 2 | 95.00 ± 7.07 | 80.00 ± 14.14 | 3.00 ± 1.41 | 70.00 ± 0.00 |" in known
     assert "| shared | 1 |  |  |  | 60.00 |" in known
-    assert molecules.splitlines()[0] == "| run | tox21: seeds | tox21: test AUC |" and "| shared | 1 | 75.00 |" in molecules
+    assert molecules.splitlines()[0] == "| run | tox21: seeds | tox21: test AUC |"
+    assert "| shared | 1 | 75.00 |" in molecules
