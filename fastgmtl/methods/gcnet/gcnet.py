@@ -171,7 +171,7 @@ class GCNet(SampleMethod):
         """Of edges [T, T], row the cause: of the prior, and of the posterior (the prior, before there is one)."""
         prior = self.structure.prior(self.tasks.weight)
         if self.settings.prior == "uniform":
-            prior = torch.where(prior.detach() > -1e3, 0.0, prior.detach())
+            prior = torch.where(prior.detach() > -1e3, self.structure.unknown, prior.detach())
         return prior, self.structure.posterior if bool(self.structure.refined) else prior
 
     def strength(self) -> Tensor:
@@ -197,7 +197,8 @@ class GCNet(SampleMethod):
             if self.training:
                 fraction = min(1.0, int(self.epoch) / self.settings.epochs)
                 # The couplings of the posterior's edges are those of a graph that is there: nothing to explore.
-                drawn = sample(odds, 1.0 - 0.7 * fraction, 0.0 if self.stage == 3 else 0.05)
+                explore = 0.0 if self.stage == 3 else min(0.05, 1 / count)
+                drawn = sample(odds, 1.0 - 0.7 * fraction, explore)
             else:
                 drawn = (odds > 0).to(odds.dtype)
             edges = _pairs(drawn, self.training)

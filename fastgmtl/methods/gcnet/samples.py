@@ -23,7 +23,8 @@ from fastgmtl.nn import MoleculeEncoder
 if TYPE_CHECKING:
     from typing import Self
 
-EVALUATED = 1024  # samples at once
+EVALUATED = 1024  # samples at once, at most
+ELEMENTS = 2**22  # of features of all labels of the samples at once
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,8 @@ class SampleMethod(Method):
         if not self._divisible(dataset):
             return self.predict(dataset)
         count = len(dataset.tasks[self.labels.tasks[0]].target)
-        parts = torch.arange(count, device=dataset.x.device).split(EVALUATED)
+        size = max(1, min(EVALUATED, ELEMENTS // (self.labels.count * self.config.hidden)))
+        parts = torch.arange(count, device=dataset.x.device).split(size)
         return torch.cat([self.predict(_take(dataset, part)) for part in parts])
 
     @abstractmethod

@@ -3,14 +3,14 @@ r"""The graph between the labels as random variables: a prior from features of t
 Reconstructed (GCNet's equations are not public; its abstract says that a feature-level generator makes a prior of the
 structure, which an output-level one refines): edges s -> t are independent, with log-odds
 
-.. math:: l_{st} = 4 \tanh \tfrac14 (\langle P u_s, Q u_t \rangle / \sqrt{d} + b) \quad\text{(prior)}, \qquad
+.. math:: l_{st} = l_0 + 4 \tanh \tfrac14 (\langle P u_s, Q u_t \rangle / \sqrt{d} + b) \quad\text{(prior)}, \qquad
     r_{st} \leftarrow (1 - \eta) r_{st} + \eta \, (l_{st} + \kappa \, \delta_{st}) \quad\text{(posterior)}
 
 where u_t is made of the task's embedding and of the difference between the mean embeddings of samples that have the
 label and of those that do not, and delta is the log-likelihood ratio of the edge over the training set
 (:func:`fastgmtl.ops.edge_delta`), less half the logarithm of the number of samples: what a coupling that was fitted
-costs (Schwarz's criterion). The bound on the prior leaves the last word to the data: what is gained by messages alone
-would drive it to certainty.
+costs (Schwarz's criterion). l_0 is the log-odds of an edge where a label has PARENTS parents, or half of all. The bound
+on what the prior adds leaves the last word to the data: what is gained by messages alone would drive it to certainty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MOMENTUM = 0.9
-BOUND = 4.0  # of the prior's log-odds
+BOUND = 4.0  # of what the prior's log-odds are from those of a graph of which nothing is known
+PARENTS = 4  # of a label in such a graph
 NEVER = -1e4  # the log-odds of an edge that cannot be
 
 
@@ -45,6 +46,8 @@ class Structure(nn.Module):
         self.cause = nn.Linear(task_hidden, task_hidden, bias=False)
         self.effect = nn.Linear(task_hidden, task_hidden, bias=False)
         self.bias = nn.Parameter(torch.zeros(()))
+        likely = min(0.5, PARENTS / max(1, count - 1))
+        self.unknown = math.log(likely / (1 - likely))
         self.register_buffer("signature", torch.zeros(2, count, hidden))
         self.register_buffer("posterior", torch.zeros(count, count))
         self.register_buffer("refined", torch.tensor(False))
@@ -62,7 +65,7 @@ class Structure(nn.Module):
         """l [T, T] of embeddings e [T, task_hidden] of the tasks."""
         u = self.feature(torch.cat((e, self.signature[1] - self.signature[0]), 1))
         logits = self.cause(u) @ self.effect(u).t() / math.sqrt(u.shape[1]) + self.bias
-        logits = BOUND * (logits / BOUND).tanh()
+        logits = self.unknown + BOUND * (logits / BOUND).tanh()
         return logits.masked_fill(torch.eye(len(e), dtype=torch.bool, device=e.device), NEVER)
 
     def refine(self, prior: Tensor, delta: Tensor, rate: float, acyclic: bool) -> None:
