@@ -43,6 +43,7 @@ LEVELLED = (
     "gibbs",
     "gather_relu",
     "rspmm",
+    "concrete",
     "relation_gate",
     "gram",
     "combine",

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "contract/attention.h"
+#include "contract/concrete.h"
 #include "contract/csr.h"
 #include "contract/edge_energy.h"
 #include "contract/gather_relu.h"
@@ -236,6 +237,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("gatv2_backward", &gatv2_backward, unlocked);
   m.def("edge_energy", &edge_energy, unlocked);
   m.def("gibbs", &gibbs, unlocked);
+  m.def("concrete", &concrete, unlocked);
+  m.def("concrete_draw", &concrete_draw, unlocked);
+  m.def("concrete_edges", &concrete_edges, unlocked);
   m.def("gather_relu", &gather_relu, unlocked);
   m.def("gather_relu_backward", &gather_relu_backward, unlocked);
   m.def("rspmm", &rspmm, unlocked);

@@ -186,6 +186,22 @@ def gibbs(
     mean: Tensor,
     threads: int,
 ) -> None: ...
+def concrete(
+    logits: Tensor,
+    v: Tensor | None,
+    src: Tensor | None,
+    dst: Tensor | None,
+    seed: Tensor,
+    order: int,
+    temperature: float,
+    explore: float,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def concrete_draw(
+    logits: Tensor, seed: Tensor, explore: float, words: Tensor, row_ptr: Tensor, threads: int
+) -> None: ...
+def concrete_edges(words: Tensor, row_ptr: Tensor, col: Tensor, threads: int) -> None: ...
 def gather_relu(
     pattern: Pattern,
     h: Tensor | None,

@@ -217,6 +217,8 @@ FEW = (
     "edge_energy_op-dst-a-10",
     "edge_energy_op-edge-ac-01",
     "edge_energy_op-each-a-01-each",
+    "concrete_op-all-1",
+    "concrete_op-listed-2",
     "gather_relu",
     "gather_relu_op-hst",
     "gather_relu_op-s",

@@ -52,6 +52,11 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("grouped_matmul", "csrc/cpu/{}.cpp"): None,  # PyTorch's products are its kernels
     ("grouped_matmul", "csrc/cuda/{}.cu"): None,
     **{("relation_gate_backward", place): place.format("relation_gate") for place in STEPS.values()},
+    **{
+        (noun, place): place.format("concrete")
+        for noun in ("concrete_draw", "concrete_edges")
+        for place in STEPS.values()
+    },
     **{("gather_relu_backward", place): place.format("gather_relu") for place in STEPS.values()},
     # The score of GATv2 is a part of attention, of which it is a choice.
     **{
@@ -83,7 +88,8 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("combine", "bench/bench_{}.py"): "bench/bench_gradients.py",
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
-SAMPLED = {"gibbs"}  # draws labels: there is nothing to differentiate, and its tests are all its own
+# What draws has no derivative, or that of something else, and tests that are all its own.
+SAMPLED = {"gibbs", "concrete"}
 COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))
 
 

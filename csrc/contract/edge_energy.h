@@ -29,6 +29,20 @@ struct SoftplusDerivative {
   bool odd;
 };
 
+// dq = q r and dr = -2 q, hence Q + q Q' follows an even order, and (1 - 6 q) Q + (1 - 4 q) q Q' an odd one.
+inline SoftplusDerivative softplus_derivative(int order) {
+  SoftplusDerivative out{{1}, false};
+  for (int n = 2; n < order; ++n) {
+    SoftplusDerivative next{{}, !out.odd};
+    for (int k = 0; k < out.kTerms; ++k) {
+      next.term[k] += (k + 1) * out.term[k];
+      if (out.odd && k + 1 < out.kTerms) next.term[k + 1] -= (4 * k + 6) * out.term[k];
+    }
+    out = next;
+  }
+  return out;
+}
+
 struct EdgeEnergyArgs {
   static constexpr int kMaxOrder = 9;
   const int64_t* row_ptr;  // rows are sources for Src, else destinations

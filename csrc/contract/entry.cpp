@@ -2,6 +2,7 @@
 #include "../cpu/level.h"
 #include "../cpu/pages.h"
 #include "attention.h"
+#include "concrete.h"
 #include "edge_energy.h"
 #include "gather_relu.h"
 #include "gatv2.h"
@@ -136,20 +137,6 @@ void require_small(const char* op, const char* what, const View& view, int64_t s
   require_shape(op, what, view, {view.size(0), s, t});
   require_dtype(op, what, view, DType::F64);
   if (device.id >= 0 && !(view.device == device)) fail(op, "every tensor must be on one device");
-}
-
-// dq = q r and dr = -2 q, hence Q + q Q' follows an even order, and (1 - 6 q) Q + (1 - 4 q) q Q' an odd one.
-SoftplusDerivative softplus_derivative(int order) {
-  SoftplusDerivative out{{1}, false};
-  for (int n = 2; n < order; ++n) {
-    SoftplusDerivative next{{}, !out.odd};
-    for (int k = 0; k < out.kTerms; ++k) {
-      next.term[k] += (k + 1) * out.term[k];
-      if (out.odd && k + 1 < out.kTerms) next.term[k + 1] -= (4 * k + 6) * out.term[k];
-    }
-    out = next;
-  }
-  return out;
 }
 
 }  // namespace
@@ -422,6 +409,66 @@ void gibbs(Pattern children, View field, View coupling, View start, View known, 
   if (burn_in < 0 || burn_in >= args.sweeps) fail(op, "burn_in must be less than the sweeps");
   args.burn_in = burn_in, args.normalised = normalised, args.threads = threads, args.stream = field.stream;
   if (label.numel()) run(op, children, args, cpu::gibbs, FASTGMTL_CUDA(gibbs));
+}
+
+void concrete(View logits, View v, View src, View dst, View seed, int order, double temperature, double explore,
+              View out, int threads) {
+  const char* op = "concrete";
+  if (!logits) fail(op, "logits must be a tensor, got None");
+  if (!src) require_square(op, logits);
+  ConcreteArgs args = concrete_args(op, logits, seed, explore, order, temperature, threads);
+  if (static_cast<bool>(src) != static_cast<bool>(dst)) fail(op, "src and dst must be both there or none");
+  if (static_cast<bool>(v) != (order > 0)) fail(op, "v belongs to orders above 0");
+  const auto like = [&](const char* what, const View& view, DType dtype) {
+    if (!view) return static_cast<void*>(nullptr);
+    if (src)
+      require_shape(op, what, view, {args.count});
+    else
+      require_shape(op, what, view, {logits.size(0), logits.size(1)});
+    require_dtype(op, what, view, dtype);
+    if (!(view.device == logits.device)) fail(op, "every tensor must be on one device");
+    return view.data;
+  };
+  like("logits", logits, args.dtype);
+  if (!out) fail(op, "out must be a tensor, got None");
+  args.tasks = src ? 0 : logits.size(0);
+  args.v = like("v", v, args.dtype), args.out = like("out", out, args.dtype);
+  args.src = static_cast<int64_t*>(like("src", src, DType::I64));
+  args.dst = static_cast<int64_t*>(like("dst", dst, DType::I64));
+  cpu::advise_huge_pages(out);
+  if (args.count) run(op, logits.device, args, cpu::concrete, FASTGMTL_CUDA(concrete));
+}
+
+void concrete_draw(View logits, View seed, double explore, View words, View row_ptr, int threads) {
+  const char* op = "concrete_draw";
+  require_square(op, logits);
+  ConcreteArgs args = concrete_args(op, logits, seed, explore, 0, 1, threads);
+  args.tasks = logits.size(0);
+  require_shape(op, "words", words, {args.tasks, (args.tasks + 31) / 32});
+  require_dtype(op, "words", words, DType::I32);
+  require_shape(op, "row_ptr", row_ptr, {args.tasks + 1});
+  require_dtype(op, "row_ptr", row_ptr, DType::I64);
+  if (!(words.device == logits.device && row_ptr.device == logits.device))
+    fail(op, "every tensor must be on one device");
+  args.words = words.as<int32_t>(), args.row_ptr = row_ptr.as<int64_t>();
+  if (args.count) run(op, logits.device, args, cpu::concrete_draw, FASTGMTL_CUDA(concrete_draw));
+}
+
+void concrete_edges(View words, View row_ptr, View col, int threads) {
+  const char* op = "concrete_edges";
+  ConcreteEdgesArgs args{};
+  if (row_ptr.rank != 1 || row_ptr.size(0) < 1) fail(op, "row_ptr must have shape [T + 1]");
+  args.tasks = row_ptr.size(0) - 1;
+  require_dtype(op, "row_ptr", row_ptr, DType::I64);
+  require_shape(op, "words", words, {args.tasks, (args.tasks + 31) / 32});
+  require_dtype(op, "words", words, DType::I32);
+  if (col.rank != 1) fail(op, "col must have shape [E]");
+  if (col.dtype != DType::I32 && col.dtype != DType::I64) throw TypeError("concrete_edges: col must be an index");
+  if (!(words.device == col.device && row_ptr.device == col.device)) fail(op, "every tensor must be on one device");
+  args.words = words.as<int32_t>(), args.row_ptr = row_ptr.as<int64_t>(), args.col = col.data;
+  args.wide_index = col.dtype == DType::I64, args.edges = col.size(0), args.threads = threads;
+  args.stream = words.stream;
+  if (args.edges) run(op, words.device, args, cpu::concrete_edges, FASTGMTL_CUDA(concrete_edges));
 }
 
 void gather_relu(Pattern pattern, View h, View s, View t, View at_h, View at_s, View at_t, View out, int threads) {

@@ -14,23 +14,11 @@
 namespace fastgmtl::FASTGMTL_LEVEL {
 namespace {
 
-// `n` elements from `from` on, and `rest` in the other places of the vector.
-template <int W, class S>
-inline Vec<acc_t<S>, W> load_some(const S* from, int64_t n) {
-  return n == W ? load<W>(from) : load_tail<W>(from, n);
-}
-
 template <class A, int W>
 inline Vec<A, W> load_labels(const int32_t* from, int64_t n) {
   typename VecOf<int32_t, W>::type labels = typename VecOf<int32_t, W>::type{} - 1;
   std::memcpy(&labels, from, n * sizeof(int32_t));
   return __builtin_convertvector(labels, Vec<A, W>);
-}
-
-template <int W, class S>
-inline void store_some(const Vec<acc_t<S>, W>& value, int64_t n, S* to) {
-  if (n == W) return store<W>(value, to);
-  for (int64_t i = 0; i < n; ++i) narrow(value[i], to + i);
 }
 
 template <class S, class I>

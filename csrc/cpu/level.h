@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/concrete.h"
 #include "../contract/edge_energy.h"
 #include "../contract/gather_relu.h"
 #include "../contract/gatv2.h"
@@ -26,6 +27,9 @@ namespace fastgmtl {
   void gatv2_backward(const Gatv2BackwardArgs& args);                \
   void edge_energy(const EdgeEnergyArgs& args);                      \
   void gibbs(const GibbsArgs& args);                                 \
+  void concrete(const ConcreteArgs& args);                           \
+  void concrete_draw(const ConcreteArgs& args);                      \
+  void concrete_edges(const ConcreteEdgesArgs& args);                \
   void gather_relu(const GatherReluArgs& args);                      \
   void gather_relu_backward(const GatherReluBackwardArgs& args);     \
   void rspmm(const RspmmArgs& args);                                 \
@@ -65,6 +69,9 @@ extern void (*const gatv2_score[])(const Gatv2Args&);
 extern void (*const gatv2_backward[])(const Gatv2BackwardArgs&);
 extern void (*const edge_energy[])(const EdgeEnergyArgs&);
 extern void (*const gibbs[])(const GibbsArgs&);
+extern void (*const concrete[])(const ConcreteArgs&);
+extern void (*const concrete_draw[])(const ConcreteArgs&);
+extern void (*const concrete_edges[])(const ConcreteEdgesArgs&);
 extern void (*const gather_relu[])(const GatherReluArgs&);
 extern void (*const gather_relu_backward[])(const GatherReluBackwardArgs&);
 extern void (*const rspmm[])(const RspmmArgs&);

@@ -45,6 +45,19 @@ inline Vec<acc_t<S>, W> load_tail(const S* from, int64_t n) {
   return load<W>(whole);
 }
 
+// `n` elements from `from` on, and `rest` in the other places of the vector.
+template <int W, class S>
+inline Vec<acc_t<S>, W> load_some(const S* from, int64_t n) {
+  return n == W ? load<W>(from) : load_tail<W>(from, n);
+}
+
+// The first `n` <= W elements.
+template <int W, class S>
+inline void store_some(const Vec<acc_t<S>, W>& value, int64_t n, S* to) {
+  if (n == W) return store<W>(value, to);
+  for (int64_t i = 0; i < n; ++i) narrow(value[i], to + i);
+}
+
 // body(S{})
 template <class Body>
 void of_dtype(DType dtype, const Body& body) {

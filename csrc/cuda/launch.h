@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/concrete.h"
 #include "../contract/edge_energy.h"
 #include "../contract/gather_relu.h"
 #include "../contract/gatv2.h"
@@ -29,6 +30,9 @@ void gatv2_score(const Gatv2Args& args, int device);
 void gatv2_backward(const Gatv2BackwardArgs& args, int device);
 void edge_energy(const EdgeEnergyArgs& args, int device);
 void gibbs(const GibbsArgs& args, int device);
+void concrete(const ConcreteArgs& args, int device);
+void concrete_draw(const ConcreteArgs& args, int device);
+void concrete_edges(const ConcreteEdgesArgs& args, int device);
 void gather_relu(const GatherReluArgs& args, int device);
 void gather_relu_backward(const GatherReluBackwardArgs& args, int device);
 void rspmm(const RspmmArgs& args, int device);

@@ -2,6 +2,7 @@
 
 from fastgmtl.ops.attention import attention
 from fastgmtl.ops.combine import combine
+from fastgmtl.ops.concrete import concrete
 from fastgmtl.ops.edge_delta import edge_delta
 from fastgmtl.ops.flip_energy import flip_energy
 from fastgmtl.ops.gather_relu import gather_relu
@@ -19,6 +20,7 @@ from fastgmtl.ops.spmm import spmm
 __all__ = [
     "attention",
     "combine",
+    "concrete",
     "edge_delta",
     "flip_energy",
     "gather_relu",

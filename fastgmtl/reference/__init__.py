@@ -2,6 +2,7 @@
 
 from fastgmtl.reference.attention import attention
 from fastgmtl.reference.combine import combine
+from fastgmtl.reference.concrete import concrete
 from fastgmtl.reference.edge_delta import edge_delta
 from fastgmtl.reference.flip_energy import flip_energy
 from fastgmtl.reference.gather_relu import gather_relu
@@ -16,6 +17,7 @@ from fastgmtl.reference.spmm import spmm
 __all__ = [
     "attention",
     "combine",
+    "concrete",
     "edge_delta",
     "flip_energy",
     "gather_relu",

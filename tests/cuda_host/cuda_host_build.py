@@ -152,6 +152,9 @@ class Host:
             "gatv2_backward",
             "edge_energy",
             "gibbs",
+            "concrete",
+            "concrete_draw",
+            "concrete_edges",
             "gather_relu",
             "gather_relu_backward",
             "rspmm",
@@ -317,6 +320,20 @@ class Host:
         """``inputs``: from field to seed."""
         head = [*children.views(), _views(inputs), ctypes.c_int64(burn_in), int(normalised)]
         self._call("cuda_host_gibbs", *head, _view(label), _view(mean))
+
+    def concrete(
+        self, inputs: list[Tensor | None], order: int, temperature: float, explore: float, out: Tensor
+    ) -> None:
+        """``inputs``: from logits to seed."""
+        numbers = ctypes.c_double(temperature), ctypes.c_double(explore)
+        self._call("cuda_host_concrete", _views(inputs), order, *numbers, _view(out))
+
+    def concrete_draw(self, logits: Tensor, seed: Tensor, explore: float, words: Tensor, row_ptr: Tensor) -> None:
+        head = [_view(logits), _view(seed), ctypes.c_double(explore)]
+        self._call("cuda_host_concrete_draw", *head, _view(words), _view(row_ptr))
+
+    def concrete_edges(self, words: Tensor, row_ptr: Tensor, col: Tensor) -> None:
+        self._call("cuda_host_concrete_edges", _view(words), _view(row_ptr), _view(col))
 
     def gather_relu(self, pattern: Pattern, inputs: list[Tensor | None], out: Tensor) -> None:
         """``inputs``: from h to at_t."""

@@ -24,6 +24,9 @@ void (*const gatv2_score[])(const Gatv2Args&) = {nullptr};
 void (*const gatv2_backward[])(const Gatv2BackwardArgs&) = {nullptr};
 void (*const edge_energy[])(const EdgeEnergyArgs&) = {nullptr};
 void (*const gibbs[])(const GibbsArgs&) = {nullptr};
+void (*const concrete[])(const ConcreteArgs&) = {nullptr};
+void (*const concrete_draw[])(const ConcreteArgs&) = {nullptr};
+void (*const concrete_edges[])(const ConcreteEdgesArgs&) = {nullptr};
 void (*const gather_relu[])(const GatherReluArgs&) = {nullptr};
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = {nullptr};
 void (*const rspmm[])(const RspmmArgs&) = {nullptr};
@@ -233,6 +236,33 @@ const char* cuda_host_gibbs(const Tensor* row_ptr, const Tensor* col, const Tens
     fastgmtl::gibbs(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "field"), in(1, "coupling"), in(2, "start"),
                     in(3, "known"), in(4, "order"), in(5, "seed"), burn_in, normalised != 0,
                     call.view("label", *label, true), call.view("mean", *mean, true), 1);
+  });
+}
+
+const char* cuda_host_concrete(const Tensor* const* inputs, int order, double temperature, double explore,
+                               const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::concrete(in(0, "logits"), in(1, "v"), in(2, "src"), in(3, "dst"), in(4, "seed"), order, temperature,
+                       explore, call.view("out", *out, true), 1);
+  });
+}
+
+const char* cuda_host_concrete_draw(const Tensor* logits, const Tensor* seed, double explore, const Tensor* words,
+                                    const Tensor* row_ptr) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::concrete_draw(call.view("logits", *logits), call.view("seed", *seed), explore,
+                            call.view("words", *words, true), call.view("row_ptr", *row_ptr, true), 1);
+  });
+}
+
+const char* cuda_host_concrete_edges(const Tensor* words, const Tensor* row_ptr, const Tensor* col) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::concrete_edges(call.view("words", *words), call.view("row_ptr", *row_ptr), call.view("col", *col, true),
+                             1);
   });
 }
 

@@ -156,9 +156,9 @@ def test_cycles_are_broken_at_their_weakest_edge() -> None:
 
 
 def test_sampled_graphs_have_the_probabilities_and_gradients() -> None:
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([[NEVER, 1.0], [-50.0, NEVER]], requires_grad=True)
-    drawn = torch.stack([sample(logits, 0.5, 0.05) for _ in range(20_000)])
+    drawn = torch.stack([sample(logits, 0.5, 0.05, generator) for _ in range(20_000)])
     assert set(drawn.detach().unique().tolist()) <= {0.0, 1.0}
     share = drawn.detach().mean(0)
     assert share[0, 0] == share[1, 1] == 0

@@ -198,7 +198,7 @@ class GCNet(SampleMethod):
                 fraction = min(1.0, int(self.epoch) / self.settings.epochs)
                 # The couplings of the posterior's edges are those of a graph that is there: nothing to explore.
                 explore = 0.0 if self.stage == 3 else min(0.05, 1 / count)
-                drawn = sample(odds, 1.0 - 0.7 * fraction, explore)
+                drawn = sample(odds, 1.0 - 0.7 * fraction, explore, self.generator)
             else:
                 drawn = (odds > 0).to(odds.dtype)
             edges = _pairs(drawn, self.training)

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgmtl.ops import concrete
+
 MOMENTUM = 0.9
 BOUND = 4.0  # of what the prior's log-odds are from those of a graph of which nothing is known
 PARENTS = 4  # of a label in such a graph
@@ -99,20 +101,13 @@ def closes_cycle(logits: Tensor) -> Tensor:
     return closed.to(logits.device)
 
 
-def sample(logits: Tensor, temperature: float, explore: float) -> Tensor:
-    r"""A graph [T, T] of zeros and ones, whose gradient is that of sigma((l + g) / temperature), g logistic noise.
+def sample(logits: Tensor, temperature: float, explore: float, generator: torch.Generator) -> Tensor:
+    """A graph [T, T] of zeros and ones with the gradient of the soft one; see :func:`fastgmtl.ops.concrete`.
 
-    Each edge is there with its probability, but at least ``explore`` and at most 1 - explore. Source: Maddison, Mnih
-    and Teh, The concrete distribution, ICLR 2017; the gradient goes straight through the step (Bengio et al. 2013).
+    ``generator`` may be on another device.
     """
-    if explore > 0:
-        most = math.log((1 - explore) / explore)
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = torch.where(own, logits, logits.clamp(-most, most))
-    uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
-    noisy = logits + uniform.logit()
-    soft = (noisy / temperature).sigmoid()
-    return (noisy > 0).to(soft.dtype) + (soft - soft.detach())
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device).to(logits.device)
+    return concrete(logits, temperature, explore, seed, dense=True)
 
 
 def divergence(logits: Tensor, prior: Tensor) -> Tensor:
