@@ -15,12 +15,17 @@ CALLS: dict[str, Maker] = {}
 
 def _all(draw: Draw) -> tuple[Tensor | None, ...]:
     n = draw.graph.num_dst
-    return draw.normal(n, n), draw.normal(n, n), None, None, torch.tensor([3 << 40])
+    return draw.normal(n, n), draw.normal(n, n), None, None, torch.tensor([3 << 40], device=draw.graph.device)
 
 
 def _listed(draw: Draw) -> tuple[Tensor, ...]:
     edges = draw.graph.num_edges
-    return draw.normal(edges), draw.normal(edges), *draw.graph.edge_index().contiguous(), torch.tensor([5])
+    return (
+        draw.normal(edges),
+        draw.normal(edges),
+        *draw.graph.edge_index().contiguous(),
+        torch.tensor([5], device=draw.graph.device),
+    )
 
 
 def _fill() -> None:
