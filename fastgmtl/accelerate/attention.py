@@ -11,12 +11,15 @@ from torch_geometric import nn as pyg
 from fastgmtl import nn
 from fastgmtl.accelerate.fast import Fast
 from fastgmtl.accelerate.neighbours import Features
+from fastgmtl.accelerate.small import SMALL_OF_MORE
 from fastgmtl.graph import Graph
 from fastgmtl.nn.conv import Edges, Size
 
 
 class FastGATConv(Fast, pyg.GATConv, nn.GATConv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.GATConv` on :func:`fastgmtl.ops.attention`."""
+
+    _small = SMALL_OF_MORE
 
     def kernel(self) -> str:
         """The operators that run a call."""
@@ -40,6 +43,8 @@ class FastGATConv(Fast, pyg.GATConv, nn.GATConv):  # type: ignore[misc]
 
 class FastGATv2Conv(Fast, pyg.GATv2Conv, nn.GATv2Conv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.GATv2Conv` on :func:`fastgmtl.ops.attention`."""
+
+    _small = SMALL_OF_MORE
 
     def kernel(self) -> str:
         """The operators that run a call."""

@@ -12,9 +12,9 @@ from torch_geometric.nn import Linear, aggr
 from torch_geometric.nn.conv import MessagePassing
 
 from fastgmtl import backend
+from fastgmtl.accelerate import small
 from fastgmtl.accelerate.small import is_worth_a_graph
 from fastgmtl.graph import Graph
-from fastgmtl.hetero import HeteroGraph
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 AGGREGATIONS = {
@@ -39,6 +39,8 @@ class Fast(MessagePassing):  # type: ignore[misc]
     # What the layers of fastgmtl.nn read and those of PyTorch Geometric lack.
     num_tasks = None
     _linears: tuple[type[nn.Module], ...] = (Linear,)
+    _small = small.SMALL
+    _multiplies = False  # whether the parent's path on a sparse matrix is one product with it
     _calls: Counter[str]  # an instance's own, with accelerate_
 
     @classmethod
@@ -67,16 +69,14 @@ class Fast(MessagePassing):  # type: ignore[misc]
 
         ``also`` is a reason of the layer's own; ``key`` the tensor by which a graph is kept, if it is not ``edges``.
         """
-        reason = self.settings_without_kernel() or self._watched() or self._edges_without_kernel(edges)
-        if not reason and self._lazy():
-            reason = "lazy parameters without a shape"
-        reason = reason or self._features_without_kernel(x, size) or also
-        if (
-            not reason
-            and not isinstance(edges, (Graph, HeteroGraph))
-            and not self._worth(x, edges, edges if key is None else key)
-        ):
-            reason = "small and new edges"
+        # First what leaves most calls to the parent: it must cost next to nothing.
+        if not self._worth(x, edges, edges if key is None else key):
+            reason = "small input"
+        else:
+            reason = self.settings_without_kernel() or self._watched() or self._edges_without_kernel(edges)
+            if not reason and self._lazy():
+                reason = "lazy parameters without a shape"
+            reason = reason or self._features_without_kernel(x, size) or also
         if not torch.compiler.is_compiling():
             self._calls[reason] += 1
         return not reason
@@ -135,8 +135,21 @@ class Fast(MessagePassing):  # type: ignore[misc]
         return any("_hook" in vars(module) for module in self._modules.values() if module is not None)
 
     def _worth(self, x: Any, edges: Any, key: Any) -> bool:
-        rows = x if isinstance(x, Tensor) else x[0]
-        return is_worth_a_graph(plain(key), count(edges) * rows.size(-1))
+        if isinstance(x, (tuple, list)):
+            x = x[0] if x else None
+        if not isinstance(x, Tensor) or x.dim() == 0 or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return True  # what there is to say is found later
+        number = count(edges) * x.size(-1)
+        if self._multiplies and number < small.SMALL_MATRIX and self._is_the_parents(edges, number):
+            return small.is_always()
+        return is_worth_a_graph(key.as_tensor() if type(key) is EdgeIndex else key, number, self._small)
+
+    def _is_the_parents(self, edges: Any, number: int) -> bool:
+        """Whether PyTorch's product with a sparse matrix is as fast, however often it comes."""
+        layout = getattr(edges, "layout", None)
+        if self.aggr in ("max", "min"):
+            return layout in (torch.sparse_csr, torch.sparse_coo)
+        return layout == torch.sparse_csr and number < small.SMALL
 
     # --------------------------------------------------------------------------------------------------- the rest
 
@@ -156,16 +169,11 @@ class Fast(MessagePassing):  # type: ignore[misc]
         return out
 
 
-def plain(edges: Any) -> Any:
-    """What a graph is kept with: the tensor below an EdgeIndex."""
-    return edges.as_tensor() if type(edges) is EdgeIndex else edges
-
-
 def count(edges: Any) -> int:
-    """The number of edges, in any form."""
+    """The number of edges of an edge_index or a sparse matrix; of what is neither, so many that they are looked at."""
     if isinstance(edges, Tensor):
-        return edges.size(1) if edges.layout == torch.strided else edges._nnz()
-    return int(edges.nnz())
+        return edges.numel() >> 1 if edges.layout == torch.strided else edges._nnz()
+    return int(edges.nnz()) if hasattr(edges, "nnz") else small.SMALL
 
 
 def _tensor_without_kernel(x: Any) -> str:

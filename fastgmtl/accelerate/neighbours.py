@@ -11,6 +11,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from fastgmtl import nn
 from fastgmtl.accelerate.fast import Fast
+from fastgmtl.accelerate.small import SMALL_OF_MORE
 from fastgmtl.graph import Graph
 from fastgmtl.nn.conv import Edges, Size
 
@@ -19,6 +20,8 @@ Features = Tensor | tuple[Tensor, Tensor | None]
 
 class FastSAGEConv(Fast, pyg.SAGEConv, nn.SAGEConv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.SAGEConv` on :func:`fastgmtl.ops.spmm`."""
+
+    _multiplies = True
 
     def forward(self, x: Features, edge_index: Edges, size: Size = None) -> Tensor:
         """Of the parent."""
@@ -30,6 +33,8 @@ class FastSAGEConv(Fast, pyg.SAGEConv, nn.SAGEConv):  # type: ignore[misc]
 class FastGINConv(Fast, pyg.GINConv, nn.GINConv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.GINConv` on :func:`fastgmtl.ops.spmm`."""
 
+    _multiplies = True
+
     def forward(self, x: Features, edge_index: Edges, size: Size = None) -> Tensor:
         """Of the parent."""
         if self._serves(x, edge_index, size):
@@ -40,6 +45,8 @@ class FastGINConv(Fast, pyg.GINConv, nn.GINConv):  # type: ignore[misc]
 class FastGraphConv(Fast, pyg.GraphConv, nn.GraphConv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.GraphConv` on :func:`fastgmtl.ops.spmm`."""
 
+    _multiplies = True
+
     def forward(self, x: Features, edge_index: Edges, edge_weight: Tensor | None = None, size: Size = None) -> Tensor:
         """Of the parent."""
         if self._serves(x, edge_index, size, weight_without_kernel(edge_weight, edge_index)):
@@ -49,6 +56,8 @@ class FastGraphConv(Fast, pyg.GraphConv, nn.GraphConv):  # type: ignore[misc]
 
 class FastGCNConv(Fast, pyg.GCNConv, nn.GCNConv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.GCNConv` on :func:`fastgmtl.ops.spmm` and :func:`fastgmtl.ops.gcn_norm`."""
+
+    _small = SMALL_OF_MORE
 
     def kernel(self) -> str:
         """The operators that run a call."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch_geometric import nn as pyg
 
 from fastgmtl import nn
-from fastgmtl.accelerate.fast import Fast, count, plain
-from fastgmtl.accelerate.small import is_worth_a_graph
+from fastgmtl.accelerate.fast import Fast, count
+from fastgmtl.accelerate.small import SMALL_OF_MORE, is_worth_a_graph
 from fastgmtl.hetero import HeteroGraph, Relation
 from fastgmtl.nn.conv import Edges
 from fastgmtl.nn.rgcn_conv import Features
@@ -46,6 +46,8 @@ class FastRGCNConv(Fast, pyg.RGCNConv, nn.RGCNConv):  # type: ignore[misc]
 class FastHGTConv(Fast, pyg.HGTConv, nn.HGTConv):  # type: ignore[misc]
     """:class:`torch_geometric.nn.HGTConv`: all relations and heads in one :func:`fastgmtl.ops.attention`."""
 
+    _small = SMALL_OF_MORE
+
     def kernel(self) -> str:
         """The operators that run a call."""
         return "attention over all relations"
@@ -79,8 +81,10 @@ class FastHGTConv(Fast, pyg.HGTConv, nn.HGTConv):  # type: ignore[misc]
         return next((reason for reason in found if reason), "")
 
     def _worth(self, x: Any, edges: Any, key: Any) -> bool:
+        if not isinstance(edges, dict) or not edges or torch.compiler.is_compiling():
+            return True
         parts = list(edges.values())
-        return is_worth_a_graph(plain(parts[0]), sum(count(part) for part in parts) * self.out_channels)
+        return is_worth_a_graph(parts[0], sum(count(part) for part in parts) * self.out_channels, self._small)
 
     def _by_type(self, lin: Any, node_type: str, x: Tensor) -> Tensor:
         return lin.lins[node_type](x)

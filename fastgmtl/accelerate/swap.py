@@ -27,8 +27,9 @@ def accelerate_(
     A call gives what it gave before, up to rounding and to the numbers that dropout draws. Where an operator does not
     serve, the layer runs the path of its parent class: for an explainer, for hooks of message passing, under
     torch.jit.trace, under torch.compile unless the edges are a :class:`fastgmtl.Graph`, for forms of features and edges
-    that no operator takes, before lazy parameters have their shape, on devices without kernels, and for small edges
-    that are new in every call. ``report[i].calls`` counts these calls by reason.
+    that no operator takes, before lazy parameters have their shape, on devices without kernels, and for small inputs
+    where it is as fast (edges that are new in every call; products with a small CSR matrix). ``report[i].calls`` counts
+    these calls by reason.
 
     A graph is built once for an edge_index (EdgeIndex, torch sparse matrix, SparseTensor) and kept as long as that
     object lives and is not changed in place. Layers also take a :class:`fastgmtl.Graph` for edges.

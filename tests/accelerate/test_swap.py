@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.utils import trim_to_layer
 
 import fastgmtl
-from fastgmtl.accelerate import verify
+from fastgmtl.accelerate import small, verify
 
 N = 12
 
@@ -293,24 +294,55 @@ def test_graphs_are_kept_with_their_edges_and_follow_changes(x: Tensor, edge_ind
         edge_index[0, :5] = 7
 
 
-def test_new_and_small_edges_are_the_parents_until_they_come_back(x: Tensor, edge_index: Tensor) -> None:
-    from fastgmtl.accelerate import small
+@pytest.fixture
+def small_inputs_as_for_users() -> Iterator[None]:
+    before, small._always = small._always, False
+    yield
+    small._always = before
 
+
+@pytest.mark.usefixtures("small_inputs_as_for_users")
+def test_new_and_small_edges_are_the_parents_until_they_come_back(x: Tensor, edge_index: Tensor) -> None:
     layer = pyg.SAGEConv(F, 4)
     expected = layer(x, edge_index)
     report = fastgmtl.accelerate_(layer)
-    small._always, before = False, small._always
-    try:
+    for _ in range(20):
+        assert_same([layer(x, edge_index.clone())], [expected])
+    assert report[0].calls == {"small input": 20}
+    for _ in range(20):
+        assert_same([layer(x, edge_index)], [expected])
+    assert report[0].calls == {"small input": 20 + small.PATIENCE, "": 20 - small.PATIENCE}
+    edge_index[0, 0] = 5  # other edges now
+    layer(x, edge_index)
+    assert report[0].calls["small input"] == 21 + small.PATIENCE
+    wide = pyg.SAGEConv(small.SMALL // edge_index.size(1) + 1, 2)
+    fastgmtl.accelerate_(wide)
+    wide(torch.randn(N, wide.in_channels), edge_index.clone())
+    assert served(wide) == 1
+
+
+@pytest.mark.usefixtures("small_inputs_as_for_users")
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta", "ignore:.*invariant checks.*")
+def test_products_with_a_small_csr_matrix_are_the_parents(x: Tensor, simple_edges: Tensor) -> None:
+    coo = torch.sparse_coo_tensor(simple_edges.flip(0), torch.ones(simple_edges.size(1)), (N, N)).coalesce()
+    csr = coo.to_sparse_csr()
+    for layer, mine in ((pyg.SAGEConv(F, 4), 0), (pyg.GCNConv(F, 4), 20 - small.PATIENCE)):
+        fastgmtl.accelerate_(layer)
         for _ in range(20):
-            assert_same([layer(x, edge_index.clone())], [expected])
-        assert report[0].calls == {"small and new edges": 20}
-        for _ in range(20):
-            assert_same([layer(x, edge_index)], [expected])
-        assert report[0].calls == {"small and new edges": 20 + small.PATIENCE, "": 20 - small.PATIENCE}
-        large = torch.randn(N, small.SMALL // edge_index.size(1) + 1)
-        wide = pyg.SAGEConv(large.size(1), 2)
-        assert fastgmtl.accelerate_(wide)[0].calls == {}
-        wide(large, edge_index.clone())
-        assert served(wide) == 1
-    finally:
-        small._always = before
+            layer(x, csr)
+        assert served(layer) == mine
+
+
+@pytest.mark.usefixtures("small_inputs_as_for_users")
+def test_edges_that_are_gone_are_forgotten(x: Tensor) -> None:
+    layer = pyg.SAGEConv(F, 4)
+    fastgmtl.accelerate_(layer)
+    before = len(small._seen)
+    for _ in range(5):
+        layer(x, torch.randint(0, N, (2, 10)))
+    assert len(small._seen) == before
+    with torch.inference_mode():
+        kept = torch.randint(0, N, (2, 10))
+        for _ in range(2 * small.PATIENCE):
+            layer(x, kept)
+    assert layer._calls == {"small input": 5 + 2 * small.PATIENCE} and len(small._seen) == before
