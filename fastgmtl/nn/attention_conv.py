@@ -112,9 +112,16 @@ class AttentionConv(Conv):
         """[N, H C] as [N, H, C], or [N, T, H C] as [N, T, H, C]."""
         return x.unflatten(-1, (self.heads, self.out_channels))
 
-    def _dot(self, x: Tensor, vector: Tensor) -> Tensor:
-        """<x, vector> for each head: [N, H], with tasks [N, T, H]."""
-        return torch.einsum("nhc,hc->nh" if self.num_tasks is None else "nthc,thc->nth", x, vector.squeeze(-3))
+    def _dots(self, x: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
+        """<x, vector> for each head and vector: [N, H] each, with tasks [N, T, H].
+
+        One product with a matrix that is 0 outside of the heads' blocks: products of single heads, which are many and
+        thin, take several times as long.
+        """
+        stacked = torch.stack([vector.squeeze(-3).flatten(0, -2) for vector in vectors])  # [V, (T) H, C]
+        blocks = torch.diag_embed(stacked.transpose(1, 2)).permute(2, 1, 0, 3)  # [(T) H, C, V, (T) H]
+        found = x.flatten(1) @ blocks.flatten(2).flatten(0, 1).to(x.dtype)
+        return tuple(part.view(x.shape[:-1]) for part in found.chunk(len(vectors), 1))
 
     def _edge_map(self, lin: Linear, vector: Tensor, edge_attr: Tensor) -> Tensor:
         """<lin(edge_attr), vector> for each head, the vector folded into the map: nothing of the size E H C is made."""

@@ -107,7 +107,7 @@ class GATConv(AttentionConv):
         x_src, x_dst = self._pair(x)
         graph, values = self._adjacency(edge_index, x_src, x_dst, size)
         graph, features = self._with_loops(graph, self._edge_features(edge_attr, values, graph))
-        h_src, score_dst = self._transformed(x_src, x_dst)
+        h_src, score_src, score_dst = self._transformed(x_src, x_dst)
         score_edge = None
         if features is not None and self.lin_edge is not None:
             score_edge = self._edge_map(self.lin_edge, self.att_edge, features)
@@ -117,18 +117,24 @@ class GATConv(AttentionConv):
             x_dst,
             return_attention_weights,
             score_dst=score_dst,
-            score_src=self._dot(h_src, self.att_src),
+            score_src=score_src,
             score_edge=score_edge,
             negative_slope=self.negative_slope,
         )
 
-    def _transformed(self, x_src: Tensor, x_dst: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """W x of the sources, and the scores of the destinations."""
+    def _transformed(self, x_src: Tensor, x_dst: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """W x of the sources, their scores, and those of the destinations."""
         if self.lin is not None:
-            h_src = self._split_heads(self.lin(x_src))
-            h_dst = h_src if x_dst is x_src else None if x_dst is None else self._split_heads(self.lin(x_dst))
+            src, dst = self.lin, self.lin
         else:
             assert self.lin_src is not None and self.lin_dst is not None
-            h_src = self._split_heads(self.lin_src(x_src))
-            h_dst = None if x_dst is None else self._split_heads(self.lin_dst(x_dst))
-        return h_src, None if h_dst is None else self._dot(h_dst, self.att_dst)
+            src, dst = self.lin_src, self.lin_dst
+        h_src = self._split_heads(src(x_src))
+        if x_dst is x_src and src is dst:
+            score_src, score_dst = self._dots(h_src, self.att_src, self.att_dst)
+            return h_src, score_src, score_dst
+        (score_src,) = self._dots(h_src, self.att_src)
+        if x_dst is None:
+            return h_src, score_src, None
+        (score_dst,) = self._dots(self._split_heads(dst(x_dst)), self.att_dst)
+        return h_src, score_src, score_dst
