@@ -98,8 +98,10 @@ class Fast(MessagePassing):  # type: ignore[misc]
             or self._edge_update_forward_hooks
         ):
             return "hooks of message passing"
-        if not vars(self).keys().isdisjoint(_REPLACEABLE):
-            return "a method replaced on the instance"
+        own = self.__dict__
+        for name in _REPLACEABLE:
+            if name in own:
+                return "a method replaced on the instance"
         return "tracing" if torch.jit.is_tracing() else ""  # type: ignore[attr-defined]
 
     def _edges_without_kernel(self, edges: Any) -> str:

@@ -215,8 +215,9 @@ def test_a_method_replaced_on_the_instance_is_called(x: Tensor, edge_index: Tens
     assert report[0].calls == {"a method replaced on the instance": 1}
 
 
-def test_explainers_explain_the_same(x: Tensor, edge_index: Tensor) -> None:
-    model, masks = pyg.GCN(F, 8, 2, 3), []
+@pytest.mark.parametrize("make", [pyg.GCN, pyg.GraphSAGE, pyg.GAT, pyg.GIN])
+def test_explainers_explain_the_same(make: Any, x: Tensor, simple_edges: Tensor) -> None:
+    model, masks, edge_index = make(F, 8, 2, 3), [], simple_edges
     for accelerated in (False, True):
         if accelerated:
             report = fastgmtl.accelerate_(model)
