@@ -118,3 +118,13 @@ def test_a_hook_on_the_map_of_edge_features_is_called(x: Tensor, edge_index: Ten
     ours.lin_edge.register_forward_hook(lambda *_: seen.append(1))
     assert_same([ours(x, edge_index, features)], [theirs(x, edge_index, features)])
     assert seen == [1] and dict(ours._calls) == {"a changed map of edge features": 1}
+
+
+def test_weights_of_a_transformer_are_those_before_dropout(x: Tensor, simple_edges: Tensor) -> None:
+    theirs, ours = pair(lambda: pyg.TransformerConv(F, 4, 2, dropout=0.5))
+    _, (_, expected) = theirs(x, simple_edges, return_attention_weights=True)
+    _, (_, weights) = ours(x, simple_edges, return_attention_weights=True)
+    assert_same([weights], [expected])
+    assert dict(ours._calls) == {"weights before dropout": 1}
+    ours.eval()(x, simple_edges, return_attention_weights=False)
+    assert served(ours) == 1

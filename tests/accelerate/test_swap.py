@@ -32,8 +32,10 @@ class Model(nn.Module):
         super().__init__()
         self.first, self.second = pyg.SAGEConv(F, 8), pyg.GCNConv(8, 3)
         self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.register_buffer("runs", torch.zeros(1))
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
+        self.runs.add_(1)
         return self.second(self.drop(self.norm(self.first(x, edge_index)).relu()), edge_index)
 
 
@@ -347,3 +349,20 @@ def test_edges_that_are_gone_are_forgotten(x: Tensor) -> None:
         for _ in range(2 * small.PATIENCE):
             layer(x, kept)
     assert layer._calls == {"small input": 5 + 2 * small.PATIENCE} and len(small._seen) == before
+
+
+@pytest.mark.parametrize("filled_by_the_parent", [False, True])
+def test_a_cached_graph_is_the_parents(filled_by_the_parent: bool, x: Tensor, edge_index: Tensor) -> None:
+    layer = pyg.GCNConv(F, 4, cached=True)
+    expected = copy.deepcopy(layer)(x, edge_index)
+    if filled_by_the_parent:
+        layer(x, edge_index)
+    fastgmtl.accelerate_(layer)
+    other = edge_index.flip(1)[:, :9].contiguous()
+    for edges in (edge_index, other):  # what is cached is used whatever the edges are
+        assert_same([layer(x, edges)], [expected])
+    assert served(layer) == 2
+    fastgmtl.deaccelerate_(layer)
+    assert_same([layer(x, other)], [expected])
+    layer.reset_parameters()
+    assert layer._cached_edge_index is None
