@@ -6,7 +6,8 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis reproduce-rcgrad reproduce-gcnet
+.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis reproduce-rcgrad reproduce-gcnet \
+	reproduce-nbfnet
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -66,6 +67,10 @@ reproduce-struchis: $(VENV)/built
 # GCNet, its ablations and baselines; make reproduce-gcnet ARGS="--epochs 20 --seeds 1 --data tox21"
 reproduce-gcnet: $(VENV)/built
 	$(RUN) -m scripts.reproduce_gcnet $(ARGS)
+
+# NBFNet on UMLS, Kinships and Nations; hours on FB15k-237: make reproduce-nbfnet ARGS="--data fb15k237 --seeds 1"
+reproduce-nbfnet: $(VENV)/built
+	$(RUN) -m scripts.reproduce_nbfnet $(ARGS)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .

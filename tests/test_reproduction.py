@@ -95,6 +95,20 @@ def test_table_of_struchis(scripts: Callable[[str], ModuleType]) -> None:
     )
 
 
+def test_table_of_nbfnet(scripts: Callable[[str], ModuleType]) -> None:
+    nbfnet = scripts("nbfnet")
+    scores = ("0.5", "0.25", "0.6", "0.8")
+    rows = [("wn18rr", "pna", "6", "20", str(seed), *scores, "1.0") for seed in range(2)]
+    rows.append(("umls", "sum", "3", "4", "0", *scores, "1.0"))
+    *_, first, second = nbfnet.section(rows).splitlines()
+    zero = "± 0.00"
+    assert first == (
+        f"| wn18rr | pna | 6 | 20 | 2 | 50.00 {zero} | 55.1 | 25.00 {zero} | 49.7 | 60.00 {zero} | 57.3 "
+        f"| 80.00 {zero} | 66.6 |"
+    )
+    assert second == "| umls | sum | 3 | 4 | 1 | 50.00 |  | 25.00 |  | 60.00 |  | 80.00 |  |"
+
+
 def test_table_of_same_compares_fold_by_fold(scripts: Callable[[str], ModuleType]) -> None:
     same = scripts("same")
 

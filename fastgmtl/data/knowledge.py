@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class KnowledgeGraph:
     num_entities: int
     num_relations: int
     splits: dict[str, Tensor]
+    _kept: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def graph(self) -> Graph:
@@ -55,17 +56,17 @@ class KnowledgeGraph:
             torch.cat([tail, head]),
         )
 
-    @cached_property
-    def _answers(self) -> tuple[Tensor, Tensor]:
-        """Of all splits the questions, source * 2 R + relation, sorted, and their answers."""
-        parts = [self.queries(split) for split in SPLITS]
-        source, relation, answer = (torch.cat(column) for column in zip(*parts, strict=True))
-        key, order = (source * 2 * self.num_relations + relation).sort()
-        return key, answer[order]
+    def _sorted(self, splits: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """The questions of the splits, source * 2 R + relation, sorted, and their answers; kept."""
+        if splits not in self._kept:
+            source, relation, answer = (torch.cat(column) for column in zip(*map(self.queries, splits), strict=True))
+            key, order = (source * 2 * self.num_relations + relation).sort()
+            self._kept[splits] = key, answer[order]
+        return self._kept[splits]
 
-    def known(self, source: Tensor, relation: Tensor) -> Tensor:
-        """Whether an entity answers a question in any split, bool [B, num_entities]."""
-        key, answer = self._answers
+    def known(self, source: Tensor, relation: Tensor, splits: tuple[str, ...] = SPLITS) -> Tensor:
+        """Whether an entity answers a question in one of the splits, bool [B, num_entities]."""
+        key, answer = self._sorted(splits)
         asked = source * 2 * self.num_relations + relation
         begin, end = (torch.searchsorted(key, asked, right=right) for right in (False, True))
         count = end - begin

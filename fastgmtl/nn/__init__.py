@@ -9,6 +9,7 @@ from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.hgt_conv import HGTConv
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
+from fastgmtl.nn.nbfnet import NBFNet, NBFNetConv
 from fastgmtl.nn.rgcn_conv import RGCNConv
 from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
@@ -28,6 +29,8 @@ __all__ = [
     "MMoE",
     "MoleculeEncoder",
     "MultiSFS",
+    "NBFNet",
+    "NBFNetConv",
     "RGCNConv",
     "SAGEConv",
     "SharedBottom",

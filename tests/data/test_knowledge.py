@@ -80,6 +80,7 @@ def test_known_answers_are_those_of_all_splits(by_names: Path) -> None:
     assert (source.tolist(), relation.tolist(), answer.tolist()) == ([1, 2], [1, 3], [2, 1])
     # b likes a (train) and c (val); c is liked by a (train) and b (val).
     assert found.known(source, relation).tolist() == [[True, False, True], [True, True, False]]
+    assert found.known(source, relation, ("train",)).tolist() == [[True, False, False], [True, False, False]]
     nobody = found.known(torch.tensor([0]), torch.tensor([0]))
     assert nobody.shape == (1, 3) and not nobody.any()
 
