@@ -6,8 +6,8 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
 
-.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis reproduce-rcgrad reproduce-gcnet \
-	reproduce-nbfnet
+.PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis \
+	reproduce-rcgrad reproduce-gcnet reproduce-nbfnet
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):

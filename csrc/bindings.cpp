@@ -12,6 +12,7 @@
 #include "contract/gcn_norm.h"
 #include "contract/gibbs.h"
 #include "contract/gram.h"
+#include "contract/neighbor_sample.h"
 #include "contract/relation_gate.h"
 #include "contract/rspmm.h"
 #include "contract/sddmm.h"
@@ -243,6 +244,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("gather_relu", &gather_relu, unlocked);
   m.def("gather_relu_backward", &gather_relu_backward, unlocked);
   m.def("rspmm", &rspmm, unlocked);
+  py::class_<NeighborSample>(m, "NeighborSample")
+      .def("nodes_per_hop", [](const NeighborSample& sample, int64_t type) { return sample.nodes.at(type).per_hop; })
+      .def("edges_per_hop", [](const NeighborSample& sample, int64_t type) { return sample.edges.at(type).per_hop; })
+      .def("copy_nodes", &NeighborSample::copy_nodes)
+      .def("copy_edges", &NeighborSample::copy_edges);
+  m.def("neighbor_sample", &neighbor_sample, unlocked);
 
   m.def("simd", [] { return cpu::level_name(cpu::level()); });
   m.def("set_simd", [](const std::string& name) { cpu::set_level(name.c_str()); });

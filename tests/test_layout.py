@@ -83,13 +83,15 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     },
     **{(noun, "tests/ops/test_{}.py"): "tests/ops/test_task_graph.py" for noun in ("flip_energy", "edge_delta")},
     ("edge_energy", "tests/ops/test_{}.py"): "tests/ops/test_gradients.py",
+    ("neighbor_sample", "csrc/cuda/{}.cu"): None,  # graphs lie in the memory of the host
+    ("neighbor_sample", "bench/bench_{}.py"): "bench/bench_sampler.py",
     ("gram", "bench/bench_{}.py"): "bench/bench_gradients.py",
     ("task_weights", "bench/bench_{}.py"): "bench/bench_gradients.py",
     ("combine", "bench/bench_{}.py"): "bench/bench_gradients.py",
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
 # What draws has no derivative, or that of something else, and tests that are all its own.
-SAMPLED = {"gibbs", "concrete"}
+SAMPLED = {"gibbs", "concrete", "neighbor_sample"}
 COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))
 
 
@@ -121,7 +123,7 @@ def test_a_missing_step_is_named(tmp_path: Path) -> None:
 
 
 def test_every_source_of_loops_belongs_to_an_operator() -> None:
-    helpers = {"level", "split", "gcn_norm"}  # gcn_norm on the CPU speeds up a composition
+    helpers = {"level", "split", "gcn_norm", "neighbor_sample"}  # gcn_norm on the CPU speeds up a composition
     sources = {
         p.stem
         for folder in ("cpu", "cuda")

@@ -10,6 +10,7 @@ from fastgmtl.ops.gcn_norm import gcn_norm
 from fastgmtl.ops.gibbs import gibbs
 from fastgmtl.ops.gram import gram
 from fastgmtl.ops.grouped_matmul import grouped_matmul
+from fastgmtl.ops.neighbor_sample import neighbor_sample
 from fastgmtl.ops.project import project
 from fastgmtl.ops.relation_gate import relation_gate
 from fastgmtl.ops.rotate import rotate
@@ -28,6 +29,7 @@ __all__ = [
     "gibbs",
     "gram",
     "grouped_matmul",
+    "neighbor_sample",
     "project",
     "relation_gate",
     "rotate",
