@@ -233,6 +233,37 @@ def gibbs(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["mean"]
 
 
+def rspmm(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {
+        "pattern": GRAPH.pattern,
+        "two": torch.zeros(E, dtype=GRAPH.col.dtype),
+        "a": torch.ones(SRC, D),
+        "b": torch.ones(2, D),
+        "c": torch.ones(DST, D),
+        "w": torch.ones(E),
+        "scale": torch.ones(DST),
+        "arg": torch.zeros(DST, D, dtype=GRAPH.col.dtype),
+        "to": 3,
+        "message": 0,
+        "half": 0,
+        "reduce": 0,
+        "y": torch.empty(E),
+        "new_arg": None,
+        "threads": 1,
+    } | changes
+    kernels.rspmm(*a.values())
+    return a["y"]
+
+
+def neighbor_sample(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": CHAIN.pattern, "ends": [(0, 0)], "fanouts": [[1]], "seeds": torch.tensor([2]), "sizes": [3]}
+    a |= {"replace": False, "disjoint": False, "seed": 1, "threads": 1} | changes
+    sample = kernels.neighbor_sample([a.pop("pattern")], a.pop("ends"), a.pop("fanouts"), [a.pop("seeds")], *a.values())
+    found = torch.empty(sum(sample.nodes_per_hop(0)), dtype=torch.int64)
+    sample.copy_nodes(0, found, None)
+    return found
+
+
 FUNCTIONS = {
     "spmm": spmm,
     "sddmm": sddmm,
@@ -248,6 +279,8 @@ FUNCTIONS = {
     "concrete_edges": concrete_edges,
     "gather_relu": gather_relu,
     "gather_relu_backward": gather_relu_backward,
+    "rspmm": rspmm,
+    "neighbor_sample": neighbor_sample,
     "csr": csr,
     "gcn_norm": gcn_norm,
 }
@@ -266,6 +299,8 @@ TENSORS = {
     "concrete_edges": ("words", "row_ptr", "col"),
     "gather_relu": ("h", "s", "t", *AT, "out"),
     "gather_relu_backward": ("g", *AT, "d_h", "d_s", "d_t"),
+    "rspmm": ("two", "a", "b", "c", "w", "scale", "arg", "y"),
+    "neighbor_sample": ("seeds",),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
     "gcn_norm": ("row_ptr", "col", "weight"),
 }
@@ -278,6 +313,7 @@ OPTIONAL = {
     ("edge_energy", "c"),
     ("edge_energy", "v"),
     ("gibbs", "known"),
+    ("neighbor_sample", "seeds"),
     *(("gather_relu", t) for t in ("h", "s", "t")),
     *(("gather_relu_backward", t) for t in ("d_h", "d_s", "d_t")),
     *((f, t) for f in ("gatv2_score", "gatv2_backward") for t in ("at_dst", "at_src", "d_dst", "d_src", "d_att")),
