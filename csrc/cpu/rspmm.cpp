@@ -49,25 +49,31 @@ struct Rspmm : Edges<S, I> {
     prefetch(b_of(later) + at, bytes);
   }
 
-  // Columns [at, at + NV * W) of the rows [begin, end); of a rotation these are real parts, with their imaginary ones.
+  // Columns [at, at + NV * W) of the rows [begin, end). Of a rotation real parts are counted, of all blocks; their
+  // imaginary parts come with them.
   template <int W, int NV, bool Rotate, bool Weighted>
   void tile(int64_t begin, int64_t end, int64_t at) const {
     constexpr int P = Rotate ? 2 : 1;
+    int64_t column[NV];
+    for (int k = 0; k < NV; ++k) {
+      const int64_t unit = at + k * W;
+      column[k] = Rotate ? unit / half * 2 * half + unit % half : unit;
+    }
     Coefficients<S, I, 1> coefficients(*this, row_ptr[begin], row_ptr[end], 0);
     for (int64_t r = begin; r < end; ++r) {
       Vec<A, W> sum[P][NV] = {};
       for (int64_t e = row_ptr[r]; e < row_ptr[r + 1]; ++e) {
-        const S *left = a_of(e) + at, *right = b_of(e) + at;
-        fetch(e, at, NV * W * sizeof(S));
-        if constexpr (Rotate) fetch(e, at + half, NV * W * sizeof(S));
+        const S *left = a_of(e), *right = b_of(e);
+        // The parts of blocks lie together as far as tiles have whole ones.
+        fetch(e, column[0], P * NV * W * sizeof(S));
         const A weight = Weighted ? *coefficients.of(e) : A{1};
         for (int k = 0; k < NV; ++k) {
-          Vec<A, W> x = load<W>(left + k * W);
-          const Vec<A, W> z = load<W>(right + k * W);
+          Vec<A, W> x = load<W>(left + column[k]);
+          const Vec<A, W> z = load<W>(right + column[k]);
           if constexpr (Weighted) x *= weight;
           if constexpr (Rotate) {
-            Vec<A, W> xi = load<W>(left + half + k * W);
-            const Vec<A, W> zi = sign * load<W>(right + half + k * W);
+            Vec<A, W> xi = load<W>(left + column[k] + half);
+            const Vec<A, W> zi = sign * load<W>(right + column[k] + half);
             if constexpr (Weighted) xi *= weight;
             sum[0][k] += x * z - xi * zi;
             sum[1][k] += x * zi + xi * z;
@@ -78,18 +84,19 @@ struct Rspmm : Edges<S, I> {
       }
       const A scale = this->scale_of_row(r);
       for (int p = 0; p < P; ++p)
-        for (int k = 0; k < NV; ++k) store<W>(sum[p][k] * scale, y + r * width + at + p * half + k * W);
+        for (int k = 0; k < NV; ++k) store<W>(sum[p][k] * scale, y + r * width + column[k] + p * half);
     }
   }
 
-  // Columns [at, to): the widest tiles that the registers hold, then narrower ones.
+  // Columns [at, to): the widest tiles that the registers hold, then narrower ones. Vectors have to divide `block`.
   template <bool Rotate, bool Weighted>
-  void columns(int64_t begin, int64_t end, int64_t at, int64_t to) const {
+  void columns(int64_t begin, int64_t end, int64_t at, int64_t to, int64_t block) const {
     constexpr int W = kWidth<S>, P = Rotate ? 2 : 1;
     const auto run = [&](auto lanes, auto vectors) {
       constexpr int N = decltype(lanes)::value, NV = decltype(vectors)::value;
       if constexpr (NV * P <= kRegisters || NV == 1)
-        for (; at + NV * N <= to; at += NV * N) this->template tile<N, NV, Rotate, Weighted>(begin, end, at);
+        if (block % N == 0)
+          for (; at + NV * N <= to; at += NV * N) this->template tile<N, NV, Rotate, Weighted>(begin, end, at);
     };
     run(Int<W>{}, Int<8>{});
     run(Int<W>{}, Int<4>{});
@@ -101,12 +108,16 @@ struct Rspmm : Edges<S, I> {
     run(Int<1>{}, Int<1>{});
   }
 
+  template <bool Weighted>
+  void sums_of(int64_t begin, int64_t end) const {
+    if (!half) return columns<false, Weighted>(begin, end, 0, width, 0);
+    // A tile takes vectors of several blocks where none has parts of two.
+    if (half % kWidth<S> == 0) return columns<true, Weighted>(begin, end, 0, width / 2, half);
+    for (int64_t at = 0; at < width / 2; at += half) columns<true, Weighted>(begin, end, at, at + half, 0);
+  }
+
   void sums(int64_t begin, int64_t end) const {
-    const bool weighted = this->has_coefficient();
-    if (!half)
-      return weighted ? columns<false, true>(begin, end, 0, width) : columns<false, false>(begin, end, 0, width);
-    for (int64_t at = 0; at < width; at += 2 * half)
-      weighted ? columns<true, true>(begin, end, at, at + half) : columns<true, false>(begin, end, at, at + half);
+    this->has_coefficient() ? sums_of<true>(begin, end) : sums_of<false>(begin, end);
   }
 
   static constexpr int kTile = 64;
@@ -121,28 +132,30 @@ struct Rspmm : Edges<S, I> {
           body(r, at, static_cast<int>(std::min<int64_t>(kTile, first + block - at)));
   }
 
-  // Element k of the operand at `from`, or 0 where `arg` of its row names another edge.
-  A element(const S* from, const I* named, I id, int64_t k) const {
-    return named && named[k] != id ? A{0} : widen(from[k]);
-  }
-
-  // The messages of columns [at, at + n). `named` is the row of arg that chooses elements of a, or null.
+  // The messages of columns [at, at + n) of edge e. `named` is the row of arg that chooses elements of a, or null.
   void message(int64_t e, int64_t at, int n, const I* named, A* out) const {
-    const S *left = a_of(e), *right = b_of(e);
+    named ? made<true>(e, at, n, named, out) : made<false>(e, at, n, named, out);
+  }
+  // Loops without branches, which are vectorised.
+  template <bool Named>
+  void made(int64_t e, int64_t at, int n, const I* named, A* out) const {
     const I id = static_cast<I>(this->id(e));
-    if (args.message == Message::Add) {
-      for (int k = 0; k < n; ++k) out[k] = widen(left[at + k]) + widen(right[at + k]);
-    } else if (!half) {
-      for (int k = 0; k < n; ++k) out[k] = element(left, named, id, at + k) * widen(right[at + k]);
-    } else {
-      const bool imaginary = at / half % 2;
-      const int64_t re = imaginary ? at - half : at, im = re + half;
-      for (int k = 0; k < n; ++k) {
-        const A x = element(left, named, id, re + k), xi = element(left, named, id, im + k);
-        const A z = widen(right[re + k]), zi = sign * widen(right[im + k]);
-        out[k] = imaginary ? x * zi + xi * z : x * z - xi * zi;
-      }
-    }
+    const auto chosen = [&](const S* from, int64_t column, int k) {
+      const A value = widen(from[k]);
+      if constexpr (Named) return named[column + k] == id ? value : A{0};
+      return value;
+    };
+    const bool imaginary = half && at / half % 2;
+    const int64_t re = imaginary ? at - half : at, im = re + half;
+    const S *x = a_of(e) + re, *z = b_of(e) + re, *xi = a_of(e) + im, *zi = b_of(e) + im;
+    if (args.message == Message::Add)
+      for (int k = 0; k < n; ++k) out[k] = widen(x[k]) + widen(z[k]);
+    else if (!half)
+      for (int k = 0; k < n; ++k) out[k] = chosen(x, re, k) * widen(z[k]);
+    else if (imaginary)
+      for (int k = 0; k < n; ++k) out[k] = chosen(x, re, k) * sign * widen(zi[k]) + chosen(xi, im, k) * widen(z[k]);
+    else
+      for (int k = 0; k < n; ++k) out[k] = chosen(x, re, k) * widen(z[k]) - chosen(xi, im, k) * sign * widen(zi[k]);
   }
 
   // A NaN wins and stays; of equal messages the first edge wins.
