@@ -138,6 +138,15 @@ def test_typed_samples(typed: tuple[dict[Any, Graph], dict[Any, Tensor]]) -> Non
     assert found.num_edges["b", "back", "a"][1] > 0
 
 
+def test_disjoint_seeds_are_counted_in_the_order_given(typed: tuple[dict[Any, Graph], Any]) -> None:
+    for order in ("ab", "ba"):
+        seeds = {name: torch.arange(2 if name == "a" else 3) for name in order}
+        found = neighbor_sample(typed[0], seeds, [1], disjoint=True, seed=0)
+        assert found.batch is not None
+        first, second = (found.batch[name][: len(seeds[name])].tolist() for name in order)
+        assert first + second == [0, 1, 2, 3, 4]
+
+
 def test_seeds_that_are_there_twice() -> None:
     graph = Graph.from_edge_index(torch.tensor([[1, 0], [0, 1]]), 2, 2)
     found = neighbor_sample(graph, torch.tensor([0, 0]), [1], seed=0)
