@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Numbers along the edges (E x d) from which a graph pays off in the first call that uses it: for layers whose parent
@@ -34,7 +35,9 @@ def is_worth_a_graph(edges: Any, numbers: int, small: int = SMALL) -> bool:
     is_tensor = isinstance(edges, Tensor)
     if is_tensor and edges.is_inference():  # nothing is kept for them
         return False
-    seen, version = _seen.get(id(edges)), edges._version if is_tensor else 0
+    # Some parents mark a sparse matrix as coalesced in every call, which counts as a change of it.
+    version = edges._version if is_tensor and edges.layout == torch.strided else 0
+    seen = _seen.get(id(edges))
     if seen is None or seen[0]() is not edges:
         number = id(edges)
         _seen[number] = [weakref.ref(edges, lambda gone: _forget(number, gone)), version, 1]

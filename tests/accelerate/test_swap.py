@@ -325,7 +325,7 @@ def test_new_and_small_edges_are_the_parents_until_they_come_back(x: Tensor, edg
 
 
 @pytest.mark.usefixtures("small_inputs_as_for_users")
-@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta", "ignore:.*invariant checks.*")
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor", "ignore:.*invariant checks.*", "ignore:.*to CSR format.*")
 def test_products_with_a_small_csr_matrix_are_the_parents(x: Tensor, simple_edges: Tensor) -> None:
     coo = torch.sparse_coo_tensor(simple_edges.flip(0), torch.ones(simple_edges.size(1)), (N, N)).coalesce()
     csr = coo.to_sparse_csr()
@@ -334,6 +334,12 @@ def test_products_with_a_small_csr_matrix_are_the_parents(x: Tensor, simple_edge
         for _ in range(20):
             layer(x, csr)
         assert served(layer) == mine
+    for layer in (pyg.SAGEConv(F, 4), pyg.GCNConv(F, 4), pyg.GATConv(F, 4)):
+        fastgmtl.accelerate_(layer)
+        matrix = coo.clone()
+        for _ in range(20):
+            layer(x, matrix)
+        assert served(layer) == 20 - small.PATIENCE
 
 
 @pytest.mark.usefixtures("small_inputs_as_for_users")
