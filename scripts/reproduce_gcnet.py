@@ -5,14 +5,12 @@ On S1 with a known graph: how well the edges are found, and test ROC-AUC. On mol
 
 from __future__ import annotations
 
-import argparse
 import math
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastgmtl.data import Dataset, load
@@ -20,7 +18,7 @@ from fastgmtl.data.scm import scm
 from fastgmtl.methods import METHODS, Trainer
 from fastgmtl.methods.gcnet.gcnet import GCNet
 from fastgmtl.methods.gcnet.pictures import metrics
-from scripts.reproduction import configured, measured, spread, table, write_section
+from scripts.reproduction import configured, measured, parser, spread, table, write_section
 
 # What is run: a name for the table, the method, and what differs from its defaults.
 BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -123,15 +121,9 @@ def section(rows: Sequence[tuple[str, ...]]) -> str:
 
 def main() -> None:
     """Run what was asked for and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so many")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the methods that have it")
-    parser.add_argument("--out", type=Path, default=Path("results/gcnet.csv"), help="a row for each training")
-    arguments = parser.parse_args()
+    options = parser(__doc__, RUNS, 50, "gcnet")
+    options.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    arguments = options.parse_args()
     plans = [
         Plan(name, run, seed, arguments.epochs, tuple(arguments.set))
         for seed in range(arguments.seeds)

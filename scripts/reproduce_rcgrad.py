@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastgmtl.data import load
 from fastgmtl.methods import METHODS, Trainer
-from scripts.reproduction import configured, measured, spread, table, write_section
+from scripts.reproduction import configured, measured, parser, spread, table, write_section
 
 DATA = ("bace", "bbbp", "clintox", "sider", "tox21")
 # Test ROC-AUC of fine-tuning a pre-trained GIN (Hu et al., ICLR 2020); of RCGrad's table only the headline is at hand.
@@ -87,15 +85,9 @@ def section(rows: Sequence[tuple[str, ...]]) -> str:
 
 def main() -> None:
     """Run what was asked for and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so many")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all methods")
-    parser.add_argument("--out", type=Path, default=Path("results/rcgrad.csv"), help="a row for each training")
-    arguments = parser.parse_args()
+    options = parser(__doc__, RUNS, 100, "rcgrad")
+    options.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    arguments = options.parse_args()
     plans = [
         Plan(name, run, seed, arguments.epochs, tuple(arguments.set))
         for seed in range(arguments.seeds)

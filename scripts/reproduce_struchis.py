@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from fastgmtl.data import load
 from fastgmtl.data.metrics import accuracy, macro_f1
 from fastgmtl.methods import METHODS, Trainer
 from fastgmtl.methods.heads import Heads
-from scripts.reproduction import configured, measured, spread, table, write_section
+from scripts.reproduction import configured, measured, parser, spread, table, write_section
 
 CELLS = ("area_micro", "area_macro", "venue_micro", "venue_macro")
 # Published, as far as it can be read.
@@ -101,14 +99,8 @@ def section(rows: Sequence[tuple[str, ...]]) -> str:
 
 def main() -> None:
     """Run what was asked for and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so many")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the methods that have it")
-    parser.add_argument("--out", type=Path, default=Path("results/struchis.csv"), help="a row for each training")
-    arguments = parser.parse_args()
+    options = parser(__doc__, RUNS, 200, "struchis")
+    arguments = options.parse_args()
     plans = [
         Plan(run, seed, arguments.epochs, tuple(arguments.set))
         for seed in range(arguments.seeds)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import datetime
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,18 @@ class Plan(Protocol):
 
     def measure(self) -> tuple[str, ...]:
         """What was found: the other columns."""
+
+
+def parser(description: str | None, runs: Iterable[str], epochs: int, name: str) -> argparse.ArgumentParser:
+    """What the scripts of methods take; rows go to results/NAME.csv."""
+    found, known = argparse.ArgumentParser(description=description), list(runs)
+    found.add_argument("--runs", nargs="+", choices=known, default=known)
+    found.add_argument("--epochs", type=int, default=epochs)
+    found.add_argument("--seeds", type=int, default=3)
+    found.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so many")
+    found.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the methods that have it")
+    found.add_argument("--out", type=Path, default=Path(f"results/{name}.csv"), help="a row for each training")
+    return found
 
 
 def configured(method: str, changes: Mapping[str, Any], settings: Sequence[str], epochs: int) -> TrainConfig:
