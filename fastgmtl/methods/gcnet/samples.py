@@ -272,8 +272,11 @@ class SampleMethod(Method):
             return self.predict(dataset)
         count = len(dataset.tasks[self.labels.tasks[0]].target)
         size = max(1, min(EVALUATED, ELEMENTS // (self.labels.count * self.config.hidden)))
-        parts = torch.arange(count, device=dataset.x.device).split(size)
-        return torch.cat([self.predict(_take(dataset, part)) for part in parts])
+        # Into one tensor: results that are kept between the temporaries of the parts would scatter these over the heap.
+        found = self.labels.shift.new_empty(count, self.labels.count)
+        for part in torch.arange(count, device=dataset.x.device).split(size):
+            found[part] = self.predict(_take(dataset, part)).detach()
+        return found
 
     @abstractmethod
     def predict(self, samples: Tensor | Dataset) -> Tensor:
