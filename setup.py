@@ -132,7 +132,8 @@ class NinjaBuild(build_ext):
             lines.extend([f"build {name}.o: {rule} {source}", "  flags = " + " ".join(flags)])
 
         add("cxx", CSRC / "bindings.cpp", "bindings", [*common, f"'-DFASTGMTL_BUILD=\"{machine}\"'"])
-        add("cxx", CSRC / "contract" / "entry.cpp", "entry", common)
+        for source in sorted((CSRC / "contract").glob("*.cpp")):
+            add("cxx", source, source.stem, common)
         for source in sorted((CSRC / "cpu").glob("*.cpp")):
             if source.stem not in LEVELLED:
                 add("cxx", source, f"cpu_{source.stem}", common)

@@ -1,4 +1,4 @@
-// The CUDA operators as csrc/contract/entry.cpp calls them. No CUDA header: plain C++ includes this.
+// The CUDA operators as csrc/contract/entry*.cpp call them. No CUDA header: plain C++ includes this.
 #pragma once
 
 #include "../contract/attention.h"

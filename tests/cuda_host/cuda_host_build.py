@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 SOURCES = [
     *sorted((CSRC / "cuda").glob("*.cu")),
-    CSRC / "contract" / "entry.cpp",
+    *sorted((CSRC / "contract").glob("*.cpp")),
     HERE / "module.cpp",
     *sorted(HERE.glob("*.cu")),
 ]

@@ -1,4 +1,4 @@
-// The operators of csrc/contract/entry.cpp on tensors that Python passes through ctypes, with the CUDA sources behind
+// The operators of csrc/contract/entry*.cpp on tensors that Python passes through ctypes, with the CUDA sources behind
 // them. A call returns null, or what went wrong; it also checks what a caller on a GPU relies on.
 #include <cuda_runtime.h>
 #include <dlfcn.h>
@@ -14,7 +14,7 @@
 #include "cpu/level.h"
 
 namespace fastgmtl::cpu {
-// entry.cpp asks for them on CPU tensors only; here all claim to be on a GPU.
+// The entries ask for them on CPU tensors only; here all claim to be on a GPU.
 Level level() { return Level::Baseline; }
 void (*const spmm[])(const SpmmArgs&) = {nullptr};
 void (*const sddmm[])(const SddmmArgs&) = {nullptr};
