@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,14 +17,15 @@ from fastgmtl.data.molecules import Molecules
 from fastgmtl.data.scm import scm
 from fastgmtl.graph import Graph
 from fastgmtl.methods import METHODS, Trainer
-from fastgmtl.methods.gcnet.contrasts import Energy, contrast
+from fastgmtl.methods.gcnet.contrasts import contrast
 from fastgmtl.methods.gcnet.given import correlation, given_graph
-from fastgmtl.methods.gcnet.mechanisms import codes, field, mechanism_loss
+from fastgmtl.methods.gcnet.mechanisms import Energy, codes
 from fastgmtl.methods.gcnet.pictures import metrics
 from fastgmtl.methods.gcnet.samples import Batch, Labels
 from fastgmtl.methods.gcnet.sgnn import EnergyNetwork
 from fastgmtl.methods.gcnet.sgnn_ebm import as_field, log_weight
 from fastgmtl.methods.gcnet.structure import NEVER, Structure, closes_cycle, cyclicity, divergence, sample
+from fastgmtl.methods.gcnet.variables import Variables
 
 NAMES = ("labels", "sgnn", "sgnn_ebm", "gcnet")
 
@@ -58,9 +60,11 @@ def test_labels_side_by_side(make_mixed: Callable[..., Dataset]) -> None:
 
 def test_labels_refuse(make_mixed: Callable[..., Dataset]) -> None:
     data = make_mixed()
-    classes = next(t for t in data.tasks.values() if t.kind == "class")
+    classes, links = (next(t for t in data.tasks.values() if t.kind == kind) for kind in ("class", "link"))
     with pytest.raises(ValueError, match=f"labels of 0 and 1 or numbers are required, {classes.name} is of kind class"):
-        Labels(data, [classes.name])
+        _trainer("sgnn", data, tasks=classes.name)
+    with pytest.raises(ValueError, match=f"classes or numbers are required, {links.name} is of kind link"):
+        Labels(data, [links.name])
     with pytest.raises(ValueError, match=r"tasks: must be some of .*, got 'nothing'"):
         _trainer("gcnet", data, tasks="nothing")
 
@@ -188,7 +192,7 @@ def test_cyclicity_and_divergence() -> None:
 
 
 def test_signatures_follow_the_means() -> None:
-    structure = Structure(2, 3, 4)
+    structure = Structure(torch.arange(2), 3, 4)
     h = torch.randn(6, 3)
     y = torch.tensor([[1, 0], [1, 0], [0, 0], [0, math.nan], [math.nan, math.nan], [0, 0.0]])
     structure.observe(h, y)
@@ -211,11 +215,8 @@ def test_structure_metrics() -> None:
 # ---------------------------------------------------------------------------------------------------------- losses
 
 
-def _labels(count: int, numbers: int = 0) -> Labels:
-    labels = Labels.__new__(Labels)
-    torch.nn.Module.__init__(labels)
-    labels.register_buffer("numbers", torch.arange(count) >= count - numbers)
-    return labels
+def _labels(count: int, numbers: int = 0) -> Variables:
+    return Variables([1] * count, [False] * (count - numbers) + [True] * numbers)
 
 
 def test_fields_and_mechanisms() -> None:
@@ -228,15 +229,15 @@ def test_fields_and_mechanisms() -> None:
     wanted = c.clone()
     for (s, t), j in zip(graph.edge_index().t().tolist(), weight.tolist(), strict=True):
         wanted[:, t] += j * sign[:, s]
-    found = field(labels, a, c, y, graph, weight)
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(field(labels, a, c, y, graph, weight.expand(4, 3)), wanted)
-    loss = mechanism_loss(labels, found, y, torch.tensor([0.0, 0.0, 0.3]))
+    energy = Energy(labels, a, c, graph, weight, torch.tensor([0.0, 0.0, 0.3]))
+    torch.testing.assert_close(energy.field(y), wanted)
+    torch.testing.assert_close(replace(energy, weight=weight.expand(4, 3)).field(y), wanted)
+    loss = energy(y)
     assert loss[2, 0] == loss[2, 2] == loss[3, 1] == 0
     normal = -torch.distributions.Normal(wanted[0, 2], math.exp(0.3)).log_prob(y[0, 2]) - math.log(2 * math.pi) / 2
     torch.testing.assert_close(loss[0, 2], normal)
     torch.testing.assert_close(loss[0, 0], -torch.distributions.Bernoulli(logits=wanted[0, 0]).log_prob(y[0, 0]))
-    assert codes(labels, y).tolist() == [[1, 0, -1], [0, 1, -1], [-1, 1, -1], [1, -1, -1]]
+    assert codes(y[:, :2]).tolist() == [[1, 0], [0, 1], [-1, 1], [1, -1]]
 
 
 @pytest.mark.parametrize("kind", ["ice", "unweighted", "pseudo"])
@@ -247,11 +248,13 @@ def test_contrast_is_the_probability_of_a_coin(kind: str) -> None:
     graph, weight, c = Graph.from_edge_index(edges, 3, 3), torch.randn(3).double(), torch.randn(5, 3).double()
     y = (torch.rand(5, 3) < 0.5).double()
 
+    model = Energy(labels, c, c, graph, weight, torch.zeros(3).double())
+
     def energy(labelled: Tensor) -> Tensor:
-        f = field(labels, c, c, labelled, graph, weight)
+        f = model.field(labelled)
         return torch.nn.functional.softplus(f) - labelled * f
 
-    total, f = torch.zeros((), dtype=torch.float64), field(labels, c, c, y, graph, weight)
+    total, f = torch.zeros((), dtype=torch.float64), model.field(y)
     for k in range(3):
         flipped = y.clone()
         flipped[:, k] = 1 - y[:, k]
@@ -261,8 +264,7 @@ def test_contrast_is_the_probability_of_a_coin(kind: str) -> None:
         likely = torch.where(y[:, k] > 0, f[:, k], -f[:, k]).sigmoid()
         scale = (0.5 / likely).clamp(max=100) if kind == "ice" else 1
         total += (-torch.nn.functional.logsigmoid(odds) * scale).sum()
-    found = contrast(kind, Energy(labels, c, c, graph, weight, torch.zeros(3).double()), y)  # type: ignore[arg-type]
-    torch.testing.assert_close(found, total / 15)
+    torch.testing.assert_close(contrast(kind, model, y), total / 15)  # type: ignore[arg-type]
 
 
 def _cause_and_effect(samples: int, missing: float = 0.0) -> tuple[Any, Tensor, Tensor]:

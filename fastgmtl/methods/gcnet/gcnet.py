@@ -22,16 +22,16 @@ the cause, and what tells them apart is that in one of the ways the features act
 
 in three stages: a fifth of the epochs on graphs of the prior pi, as long again with the contrast, then on graphs of the
 posterior rho, which the log-likelihood ratios of the edges refine before every epoch. Without cycles and up to SEARCHED
-labels they are those of mechanisms that are fitted for the purpose (:mod:`fastgmtl.methods.gcnet.search`, once, when
-the stage begins), and c and the couplings go on from there; else those of the couplings that have been learned so far
-(:func:`fastgmtl.ops.edge_delta`).
+labels (and COEFFICIENTS, where there are classes) they are those of mechanisms that are fitted for the purpose, once,
+when the stage begins (:mod:`fastgmtl.methods.gcnet.search`), and c and the couplings go on from there; else those of
+the couplings that have been learned so far (:func:`fastgmtl.ops.edge_delta`, :mod:`fastgmtl.methods.gcnet.mixed`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -39,20 +39,21 @@ from torch import Tensor, nn
 
 from fastgmtl.data import Dataset
 from fastgmtl.graph import Graph
-from fastgmtl.methods.gcnet import pictures
-from fastgmtl.methods.gcnet.contrasts import Contrast, Energy, contrast
+from fastgmtl.methods.gcnet import mixed, pictures
+from fastgmtl.methods.gcnet.contrasts import Contrast, contrast
 from fastgmtl.methods.gcnet.given import Given, given_graph
-from fastgmtl.methods.gcnet.mechanisms import Couplings, codes, field
+from fastgmtl.methods.gcnet.mechanisms import Couplings, Energy, codes
 from fastgmtl.methods.gcnet.samples import Batch, SampleMethod, SamplesConfig
 from fastgmtl.methods.gcnet.search import search
 from fastgmtl.methods.gcnet.structure import NEVER, Structure, cyclicity, divergence, sample
 from fastgmtl.methods.panel import Network, Panel, Plot
 from fastgmtl.methods.training import require
-from fastgmtl.ops import edge_delta, gibbs, spmm
+from fastgmtl.ops import edge_delta, spmm
 
 ALL_PAIRS = 64  # labels up to which every pair has a gradient in every step
 SEARCHED = 64  # labels up to which the graph is searched for, in SEARCHED_SAMPLES at most
 SEARCHED_SAMPLES = 32768
+COEFFICIENTS = 512  # of the features for one variable of many classes, up to which there is a search
 REFINED = 8192  # samples, at most, whose likelihood refines the posterior
 
 
@@ -105,30 +106,35 @@ class Config(SamplesConfig):
 
 
 class TaskNetwork(nn.Module):
-    """Logits a [B, T] of samples and tasks, by messages between tasks (the equations of this module)."""
+    """Logits a [B, K] of samples and tasks, by messages between tasks (the equations of this module)."""
 
-    def __init__(self, count: int, hidden: int, task_hidden: int, depth: int) -> None:
+    def __init__(self, width: int, hidden: int, task_hidden: int, depth: int) -> None:
         super().__init__()
         self.of_samples, self.of_tasks = nn.Linear(hidden, hidden), nn.Linear(task_hidden, hidden, bias=False)
         self.own, self.other = (
             nn.ModuleList(nn.Linear(hidden, hidden, bias=own) for _ in range(depth)) for own in (True, False)
         )
-        self.weight, self.bias = nn.Parameter(torch.empty(count, hidden)), nn.Parameter(torch.zeros(count))
+        self.weight, self.bias = nn.Parameter(torch.empty(width, hidden)), nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.weight, std=hidden**-0.5)
 
-    def forward(self, h: Tensor, e: Tensor, graph: Graph, weight: Tensor) -> Tensor:
-        """h [B, hidden], e [T, task_hidden], and the weights [E] of the edges of the task graph."""
+    def forward(self, h: Tensor, e: Tensor, graph: Graph, weight: Tensor, task: Tensor | None) -> Tensor:
+        """h [B, hidden], e [T, task_hidden], and the weights [E] of the edges of the task graph.
+
+        task [K]: of each column; None: each task has one.
+        """
         z = (self.of_samples(h) + self.of_tasks(e)[:, None]).relu()  # [T, B, hidden]
         for own, other in zip(self.own, self.other, strict=True):
             message = spmm(graph, z.flatten(1), weight).view_as(z)
             z = (own(z) + other(message)).relu() + z
-        return torch.einsum("tbd,td->bt", z, self.weight) + self.bias
+        z = z if task is None else z[task]
+        return torch.einsum("kbd,kd->bk", z, self.weight) + self.bias
 
 
 class GCNet(SampleMethod):
     """Logits of all tasks, a causal graph between them and the couplings on its edges."""
 
     config_type = Config
+    takes_classes = True
     epoch: Tensor
     edges: Tensor
     gain: Tensor
@@ -136,18 +142,19 @@ class GCNet(SampleMethod):
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
         super().__init__(dataset, config, generator)
-        count = self.labels.count
+        count, width = self.labels.count, self.labels.width
         self.settings = config
-        self.tasks = nn.Embedding(count, config.task_hidden)
-        self.network = TaskNetwork(count, config.hidden, config.task_hidden, config.depth)
-        self.own = nn.Linear(self.encoder.width, count)
+        self.tasks = nn.Embedding(width, config.task_hidden)
+        self.network = TaskNetwork(width, config.hidden, config.task_hidden, config.depth)
+        self.own = nn.Linear(self.encoder.width, width)
         self.couplings = Couplings(config.hidden, config.task_hidden, config.rank)
-        self.log_sigma = nn.Parameter(torch.zeros(count))
-        self.structure = Structure(count, config.hidden, config.task_hidden)
+        self.log_sigma = nn.Parameter(torch.zeros(width))
+        self.structure = Structure(self.labels.variable, config.hidden, config.task_hidden)
         self.register_buffer("epoch", torch.tensor(0))
         edges = torch.zeros(2, 0, dtype=torch.int64)
         if config.graph != "learned":
-            edges = given_graph(config.graph, dataset, self.labels.of(dataset, "train")).edge_index()
+            y = self.labels.of(dataset, "train")
+            edges = given_graph(config.graph, dataset, y, self.labels.variable, directed=True).edge_index()
         self.register_buffer("edges", edges)
         self.register_buffer("gain", torch.full((count, count), torch.nan))
         self.truth = dataset.task_graph
@@ -175,8 +182,8 @@ class GCNet(SampleMethod):
         return prior, self.structure.posterior if bool(self.structure.refined) else prior
 
     def strength(self) -> Tensor:
-        """Couplings [T, T] of all pairs, without what depends on the sample."""
-        return self.couplings.static(self.tasks.weight)
+        """Couplings [T, T] of all pairs, without what depends on the sample; of classes their size."""
+        return self.labels.blocks(self.couplings.static(self.tasks.weight))
 
     def probability(self) -> Tensor:
         """Of every edge [T, T], row the cause: the posterior's, or 0 and 1 of a given graph."""
@@ -223,11 +230,10 @@ class GCNet(SampleMethod):
         h = self.encoder(batch.samples)
         self.structure.observe(h, y)
         graph, edges, there = self.draw()
-        a, c = self._logits(h, graph, there), self.own(self.encoder.features(batch.samples, h))
-        weight = there * self.couplings(self.tasks.weight, edges, h)
-        energy = Energy(self.labels, a, c, graph, weight, self.log_sigma)
-        losses = self.labels.by_task(self.labels.loss(a, y), ~y.isnan())
-        losses["mechanisms"] = energy(y).sum() / (~y.isnan()).sum().clamp(min=1)
+        a, known = self._logits(h, graph, there), self.labels.known(y)
+        energy = self._energy(batch.samples, h, a, graph, edges, there)
+        losses = self.labels.by_task(self.labels.loss(a, y), known)
+        losses["mechanisms"] = energy(y).sum() / known.sum().clamp(min=1)
         if config.contrast != "none" and self.stage > 1:
             losses["contrast"] = config.contrast_weight * contrast(config.contrast, energy, y)
         losses["structure"] = self._structure_loss()
@@ -235,7 +241,7 @@ class GCNet(SampleMethod):
 
     def _structure_loss(self) -> Tensor:
         config = self.settings
-        total = config.ridge * self.strength().square().sum()
+        total = config.ridge * self.couplings.static(self.tasks.weight).square().sum()
         if not self.learned:
             return total
         prior, posterior = self.log_odds()
@@ -250,8 +256,20 @@ class GCNet(SampleMethod):
             there = torch.zeros_like(there)
         parents = spmm(graph, torch.ones(graph.num_src, 1, device=there.device), there)
         share = there / parents[:, 0].clamp(min=1)[graph.edge_index()[1]]
-        found: Tensor = self.network(h, self.tasks.weight, graph, share)
+        task = None if self.labels.plain else self.labels.variable
+        found: Tensor = self.network(h, self.structure.pool(self.tasks.weight), graph, share, task)
         return found
+
+    def _energy(
+        self, samples: Tensor | Dataset, h: Tensor, a: Tensor, graph: Graph, edges: Tensor, there: Tensor
+    ) -> Energy:
+        """Of samples with embeddings h and logits a, on edges [2, E] of which ``there`` [E] are there."""
+        c = self.own(self.encoder.features(samples, h))
+        if not self.labels.plain:
+            edges, owner = self.labels.expand(edges)
+            there, graph = there[owner], Graph.from_edge_index(edges, self.labels.width, self.labels.width)
+        weight = there * self.couplings(self.tasks.weight, edges, h)
+        return Energy(self.labels, a, c, graph, weight, self.log_sigma)
 
     @torch.no_grad()
     def _refine(self, dataset: Dataset, generator: torch.Generator) -> None:
@@ -259,7 +277,7 @@ class GCNet(SampleMethod):
         training = self.training
         self.eval()
         try:
-            if not self.settings.acyclic or self.labels.count > SEARCHED:
+            if not self._searchable:
                 evidence = self._ratios(dataset, generator)
             else:
                 if self.gain.isnan().any():
@@ -271,6 +289,11 @@ class GCNet(SampleMethod):
         kappa = min(1.0, (int(self.epoch) - begun) / max(1, 0.3 * self.settings.epochs))
         self.structure.refine(self.log_odds()[0], kappa * evidence, 0.3, self.settings.acyclic)
 
+    @property
+    def _searchable(self) -> bool:
+        coefficients = (self.labels.size.max() - 1) * (self.encoder.width + 1)  # at least, of one mechanism
+        return self.settings.acyclic and self.labels.count <= SEARCHED and int(coefficients) <= COEFFICIENTS
+
     def _search(self, dataset: Dataset, generator: torch.Generator) -> None:
         """What each edge gains, by up to SEARCHED_SAMPLES; the mechanisms go on from those that were fitted."""
         features, y = [], []
@@ -280,7 +303,7 @@ class GCNet(SampleMethod):
             y.append(batch.y)
             if sum(map(len, y)) >= SEARCHED_SAMPLES:
                 break
-        found = search(torch.cat(features), torch.cat(y), self.labels.numbers)
+        found = search(torch.cat(features), torch.cat(y), self.labels)
         self.gain.copy_(found.gain.clamp(min=NEVER))
         self.own.weight.copy_(found.weight)
         self.own.bias.copy_(found.bias)
@@ -291,43 +314,47 @@ class GCNet(SampleMethod):
         count = self.labels.count
         graph, edges, there = self.draw()
         pairs = (~torch.eye(count, dtype=torch.bool, device=edges.device)).nonzero().t()
-        every = Graph.from_edge_index(pairs, count, count)
+        columns = self.labels.expand(pairs)[0]
+        every = Graph.from_edge_index(columns, self.labels.width, self.labels.width)
         present = torch.zeros(count, count, dtype=torch.bool, device=edges.device)
         present[edges[0], edges[1]] = there > 0
-        total, seen = torch.zeros(pairs.shape[1], device=edges.device), 0
+        total, seen = torch.zeros(count, count, device=edges.device), 0
         both = torch.zeros_like(present, dtype=torch.float64)
-        size = int((~self.labels.of(dataset, "train").isnan()).any(1).sum())
+        size = int(self.labels.known(self.labels.of(dataset, "train")).any(1).sum())
         for batch in super().batches(dataset, generator):
-            h = self.encoder(batch.samples)
-            a, c = self._logits(h, graph, there), self.own(self.encoder.features(batch.samples, h))
-            f = field(self.labels, a, c, batch.y, graph, there * self.couplings(self.tasks.weight, edges, h))
-            code = codes(self.labels, batch.y)
-            coupling = self.couplings(self.tasks.weight, pairs, h)
-            total += edge_delta(every, f, code, coupling, present[pairs[0], pairs[1]])
-            has = (code >= 0).double()
+            h, y = self.encoder(batch.samples), batch.y
+            energy = self._energy(batch.samples, h, self._logits(h, graph, there), graph, edges, there)
+            coupling = self.couplings(self.tasks.weight, columns, h)
+            if self.labels.binary:
+                found = edge_delta(every, energy.field(y), codes(y), coupling, present[pairs[0], pairs[1]])
+                total[pairs[0], pairs[1]] += found
+            else:
+                table = mixed.couplings(replace(energy, graph=every, weight=coupling))
+                total += mixed.edge_ratios(energy, y, table, present)
+            has = self.labels.known(y).double()
             both += has.t() @ has
-            seen += len(batch.y)
+            seen += len(y)
             if seen >= REFINED:
                 break
         scale = size / max(1, seen)
-        delta = torch.zeros(count, count, device=edges.device)
-        delta[pairs[0], pairs[1]] = total * scale
-        return delta - (both * scale).clamp(min=1).log().to(delta.dtype) / 2
+        sizes = (self.labels.size[self.labels.first] - 1).clamp(min=1)  # numbers that a coupling has
+        cost = sizes[:, None] * sizes * (both * scale).clamp(min=1).log() / 2
+        return total * scale - cost.to(total.dtype)
 
     # --------------------------------------------------------------------------------------------- prediction
 
     def predict(self, samples: Tensor | Dataset, given: Tensor | None = None) -> Tensor:
-        """z [B, T], as the config says. ``given`` [B, T] are labels that are known, NaN where not: then by Gibbs."""
+        """z [B, K], as the config says. ``given`` [B, K] are labels that are known, NaN where not: then by Gibbs."""
         h = self.encoder(samples)
         graph, edges, there = self.draw()
         a = self._logits(h, graph, there)
         if self.settings.predictions == "amortised" and given is None:
             return a
-        weight = (there * self.couplings(self.tasks.weight, edges, h)).detach()
-        code = None if given is None else codes(self.labels, given)
-        c = self.own(self.encoder.features(samples, h))
-        _, mean = gibbs(graph, c, weight, code, None if code is None else code >= 0, sweeps=self.settings.sweeps)
-        return torch.where(self.labels.numbers, a, mean.clamp(1e-6, 1 - 1e-6).logit())
+        energy = self._energy(samples, h, a, graph, edges, there)
+        start = torch.full_like(a, torch.nan) if given is None else given
+        _, mean = energy.gibbs(start, self.labels.known(start), self.settings.sweeps)
+        chance = mean.clamp(1e-6, 1 - 1e-6)
+        return torch.where(self.labels.numbers, mean, torch.where(self.labels.classes, chance.log(), chance.logit()))
 
     # ----------------------------------------------------------------------------------------------- pictures
 

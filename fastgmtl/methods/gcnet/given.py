@@ -14,25 +14,36 @@ Given = Literal["correlation", "known", "full", "empty"]
 NEIGHBOURS = 4
 
 
-def given_graph(kind: Given, dataset: Dataset, y: Tensor) -> Graph:
-    """A graph over the T columns of the labels y [n, T] (NaN: missing), without loops; each edge in both directions.
+def given_graph(
+    kind: Given, dataset: Dataset, y: Tensor, variable: Tensor | None = None, directed: bool = False
+) -> Graph:
+    """A graph over T labels, the columns of y [n, K] (NaN: missing), without loops; each edge in both directions.
+
+    variable [K]: the label that each column is a class of; None: every column is one.
 
     * correlation: each label and the NEIGHBOURS (at most T - 1) with which its training labels correlate the most, in
-      absolute value, over the samples that have both; labels that are never seen together are not correlated;
-    * known: the data set's ``task_graph``, in both directions;
+      absolute value (of classes the most of any), over the samples that have both; labels that are never seen together
+      are not correlated;
+    * known: the data set's ``task_graph``, in both directions, or as it is where the method's graphs are ``directed``;
     * full, empty.
 
     Raises ValueError for ``known`` where nothing is known.
     """
-    count = y.shape[1]
+    count = y.shape[1] if variable is None else int(variable.max()) + 1
     if kind == "known":
         if dataset.task_graph is None or dataset.task_graph.num_dst != count:
             raise ValueError(
                 f"graph: known requires a data set with a task graph over all {count} labels, such as scm:S1"
             )
         pairs = dataset.task_graph.edge_index()
+        if directed:
+            return dataset.task_graph
     elif kind == "correlation":
-        related = correlation(y).abs().fill_diagonal_(-1)
+        related = correlation(y).abs()
+        if variable is not None:
+            flat = (variable[:, None] * count + variable).flatten()
+            related = related.new_zeros(count**2).scatter_reduce(0, flat, related.flatten(), "amax").view(count, count)
+        related.fill_diagonal_(-1)
         value, near = related.topk(min(NEIGHBOURS, count - 1), dim=1)
         here = torch.arange(count, device=y.device)[:, None].expand_as(near)
         pairs = torch.stack((near[value > 0], here[value > 0]))

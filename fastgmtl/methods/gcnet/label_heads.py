@@ -38,13 +38,14 @@ class LabelHeads(SampleMethod):
     """Logits <w_t, h_b> + b_t of all labels."""
 
     config_type = Config
+    takes_classes = True
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
         super().__init__(dataset, config, generator)
-        self.heads = nn.Linear(config.hidden, self.labels.count)
+        self.heads = nn.Linear(config.hidden, self.labels.width)
         self.weighting = gradients.UW(self.labels.count) if config.balance == "uw" else None
         self.aggregator = {"pcgrad": gradients.PCGrad, "upgrad": gradients.UPGrad}.get(config.balance, lambda: None)()
-        self._columns: list[Tensor | None] = []
+        self._means: list[Tensor | None] = []
         self._shared: Tensor | None = None
 
     def predict(self, samples: Tensor | Dataset) -> Tensor:
@@ -55,16 +56,16 @@ class LabelHeads(SampleMethod):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy, or half the squared error, by task."""
         h = self.encoder(batch.samples)
-        value, known = self.labels.loss(self.heads(h), batch.y), ~batch.y.isnan()
+        value, known = self.labels.loss(self.heads(h), batch.y), self.labels.known(batch.y)
         self._shared, counts = h, known.sum(0).tolist()
         # A label that nobody in the batch has is missing in this step.
         means = zip(value.sum(0).unbind(), counts, strict=True)
-        self._columns = [total / count if count else None for total, count in means]
+        self._means = [total / count if count else None for total, count in means]
         return self.labels.by_task(value, known)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Of the labels' losses, as they are balanced."""
-        columns, self._columns = self._columns, []
+        columns, self._means = self._means, []
         shared, self._shared = self._shared, None
         if self.aggregator is not None:
             gradients.backward(columns, self, self.aggregator, features=shared)

@@ -7,20 +7,23 @@ label and v_s = y_s of a number,
     E_t = \mathrm{softplus}(F_t) - y_t F_t \;\text{(label)}, \quad
     E_t = (y_t - F_t)^2 / 2 \sigma_t^2 + \log \sigma_t \;\text{(number)}
 
-so that exp(-sum_t E_t) is a probability where the graph has no cycle (:mod:`fastgmtl.nn.causal_energy`).
+Of C classes v and F have C entries, v = y - 1/C of the class that is 1 in y; couplings are tables of C_s x C_t, of the
+rank of the embeddings, as each class has one; and E_t = log sum exp F_t - <y_t, F_t>. All of it is so made
+that exp(-sum_t E_t) is a probability where the graph has no cycle (:mod:`fastgmtl.nn.causal_energy`).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fastgmtl.graph import Graph
-from fastgmtl.methods.gcnet.samples import Labels
-from fastgmtl.nn.causal_energy import mechanism_energy
-from fastgmtl.ops import spmm
+from fastgmtl.methods.gcnet import mixed
+from fastgmtl.methods.gcnet.variables import Variables
+from fastgmtl.ops import gibbs, spmm
 
 
 class Couplings(nn.Module):
@@ -59,22 +62,48 @@ class Couplings(nn.Module):
         return static + self.sample(h) @ pairs.t()
 
 
-def field(labels: Labels, a: Tensor, c: Tensor, y: Tensor, graph: Graph, weight: Tensor) -> Tensor:
-    """F [B, T] of c and observed y [B, T]; a missing parent counts as what a says of it. weight [E] or [B, E]."""
-    guess = torch.where(labels.numbers, a, (a / 2).tanh()).detach()  # 2 sigma(a) - 1
-    value = torch.where(y.isnan(), guess, torch.where(labels.numbers, y, 2 * y - 1).nan_to_num())
-    if weight.dim() == 1:
-        return c + spmm(graph, value.t(), weight).t()
-    return c + spmm(graph, value.t()[:, :, None], weight.t())[:, :, 0].t()
+@dataclass(frozen=True)
+class Energy:
+    """The mechanisms of a batch: logits a and what the features give c [B, K], a graph, couplings [E] or [B, E].
+
+    The graph is one of columns: an edge between variables is one between each column of the one and of the other.
+    """
+
+    variables: Variables
+    a: Tensor
+    c: Tensor
+    graph: Graph
+    weight: Tensor
+    log_sigma: Tensor
+
+    def field(self, y: Tensor) -> Tensor:
+        """F [B, K] of observed y [B, K]; a missing parent counts as what a says of it."""
+        guess = self.variables.guesses(self.a).detach()
+        value = torch.where(y.isnan(), guess, self.variables.values(y.nan_to_num()))
+        if self.weight.dim() == 1:
+            return self.c + spmm(self.graph, value.t(), self.weight).t()
+        return self.c + spmm(self.graph, value.t()[:, :, None], self.weight.t())[:, :, 0].t()
+
+    def mechanisms(self, f: Tensor, y: Tensor) -> Tensor:
+        """E_t [..., T] of fields f [..., K]; 0 where y is missing."""
+        energy = self.variables.cross_entropy(f, y)
+        if self.variables.numbers.any():
+            each = (y.nan_to_num() - f).square() / 2 * (-2 * self.log_sigma).exp() + self.log_sigma
+            energy = energy + self.variables.pool(torch.where(self.variables.numbers & ~y.isnan(), each, 0))
+        return energy
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """E_t [B, T], 0 where y is missing."""
+        return self.mechanisms(self.field(y), y)
+
+    def gibbs(self, y: Tensor, fixed: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
+        """Sweeps over what is not fixed [B, T], from y [B, K] (NaN: what c makes likely): last draw and mean [B, K]."""
+        if self.variables.binary:
+            drawn, mean = gibbs(self.graph, self.c, self.weight.detach(), codes(y), fixed, sweeps=sweeps)
+            return drawn.to(y.dtype), mean
+        return mixed.sweep(self, torch.where(y.isnan(), self.variables.likeliest(self.c), y), fixed, sweeps)
 
 
-def mechanism_loss(labels: Labels, f: Tensor, y: Tensor, log_sigma: Tensor) -> Tensor:
-    """E_t of each entry [B, T]; 0 where y is missing."""
-    number = (y.nan_to_num() - f).square() / 2 * (-2 * log_sigma).exp() + log_sigma
-    binary = mechanism_energy(f, codes(labels, y))
-    return torch.where(labels.numbers, torch.where(y.isnan(), 0, number), binary)
-
-
-def codes(labels: Labels, y: Tensor) -> Tensor:
-    """int32 [B, T] of 0, 1 and -1: missing, or a number."""
-    return torch.where(y.isnan() | labels.numbers, -1, y.nan_to_num()).to(torch.int32)
+def codes(y: Tensor) -> Tensor:
+    """int32 [B, T] of labels 0 and 1; -1 where they are missing."""
+    return torch.where(y.isnan(), -1, y.nan_to_num()).to(torch.int32)

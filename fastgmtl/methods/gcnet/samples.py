@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from fastgmtl.data import Dataset, Task
 from fastgmtl.data.molecules import Molecules
 from fastgmtl.methods import shared
 from fastgmtl.methods.auxiliary_tasks import mean_by
+from fastgmtl.methods.gcnet.variables import Variables
 from fastgmtl.methods.heads import standard
 from fastgmtl.methods.training import Method, TrainConfig, require
 from fastgmtl.nn import MoleculeEncoder
@@ -59,85 +60,76 @@ class SamplesConfig(TrainConfig):
         return names
 
 
-class Labels(nn.Module):
-    """The labels of the tasks side by side: y [n, T] with NaN for what is missing.
+class Labels(Variables):
+    """The labels of the tasks side by side: y [n, K] with NaN for what is missing.
 
-    A column for each output of a multilabel task, 0 or 1; one for a regression task, in units of the deviation of its
-    training labels from their mean. ``names`` are those of the columns, ``numbers`` [T] says which are regressions.
-    Raises ValueError for other kinds of tasks, and when not all are about the same nodes, or all about graphs.
+    A variable for each output of a multilabel task, 0 or 1; one for a regression task, in units of the deviation of its
+    training labels from their mean; one for a task with classes, of a column each. ``names`` are those of the T
+    variables. Raises ValueError for links, and when not all are about the same nodes, or all about graphs.
     """
 
-    numbers: Tensor
     shift: Tensor
     scale: Tensor
 
     def __init__(self, dataset: Dataset, tasks: Sequence[str]) -> None:
-        super().__init__()
         chosen = [dataset.tasks[name] for name in tasks]
         for task in chosen:
-            if task.kind not in ("multilabel", "regression"):
+            if task.kind == "link":
                 raise ValueError(
-                    f"tasks: labels of 0 and 1 or numbers are required, {task.name} is of kind {task.kind}; choose "
-                    "others by their names"
+                    f"tasks: labels of 0 and 1, classes or numbers are required, {task.name} is of kind {task.kind}; "
+                    "choose others by their names"
                 )
             if (task.level, task.node_type) != (chosen[0].level, chosen[0].node_type):
                 raise ValueError(
                     f"tasks: all must be about the same samples, {chosen[0].name} is about each {chosen[0].level} and "
                     f"{task.name} about each {task.level}"
                 )
+        widths = [[1] * t.num_outputs if t.kind == "multilabel" else [t.num_outputs] for t in chosen]
+        numbers = [[task.kind == "regression"] * len(of_task) for task, of_task in zip(chosen, widths, strict=True)]
+        super().__init__(list(chain.from_iterable(widths)), list(chain.from_iterable(numbers)))
         self.tasks = list(tasks)
-        self.widths = [task.num_outputs if task.kind == "multilabel" else 1 for task in chosen]
-        self.names = [name for task in chosen for name in _columns(task)]
-        numbers, scales = [], []
-        for task, width in zip(chosen, self.widths, strict=True):
-            numbers += [task.kind == "regression"] * width
-            scales += [_standard(task)] * width
-        self.register_buffer("numbers", torch.tensor(numbers))
+        self.counts, self.widths = [len(of_task) for of_task in widths], [sum(of_task) for of_task in widths]
+        self.names = [name for task in chosen for name in _names(task)]
+        scales = [_standard(task) for task, width in zip(chosen, self.widths, strict=True) for _ in range(width)]
         for key, values in zip(("shift", "scale"), zip(*scales, strict=True), strict=True):
             self.register_buffer(key, torch.tensor(values))
 
-    @property
-    def count(self) -> int:
-        """T."""
-        return len(self.names)
-
     def of(self, dataset: Dataset, split: str) -> Tensor:
-        """y [n, T] of a split; NaN for what is missing or in another one."""
+        """y [n, K] of a split; NaN for what is missing or in another one."""
         columns = []
         for name in self.tasks:
             task = dataset.tasks[name]
             target = task.target if task.target.dim() == 2 else task.target[:, None]
+            if task.kind == "class":
+                of_class = (target == torch.arange(task.num_outputs, device=target.device)).to(dataset.x.dtype)
+                target = of_class.masked_fill(target < 0, torch.nan)
             columns.append(torch.where(task.split[split][:, None], target, torch.nan))
         return (torch.cat(columns, 1) - self.shift) / self.scale
 
     def outputs(self, z: Tensor) -> dict[str, Tensor]:
-        """What each task's loss and score take, of z [n, T]: logits, and numbers in units of y."""
+        """What each task's loss and score take, of z [n, K]: logits, and numbers in units of y."""
         parts = (z * self.scale + self.shift).split(self.widths, 1)
         return dict(zip(self.tasks, parts, strict=True))
 
     def by_task(self, value: Tensor, known: Tensor) -> dict[str, Tensor]:
         """The mean of value [B, T] over each task's known [B, T] entries; 0 for a task without any."""
-        parts = zip(value.split(self.widths, 1), known.split(self.widths, 1), strict=True)
+        parts = zip(value.split(self.counts, 1), known.split(self.counts, 1), strict=True)
         means = [torch.where(k, v, 0).sum() / k.sum().clamp(min=1) for v, k in parts]
         return dict(zip(self.tasks, means, strict=True))
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """Of each entry, [B, T]: cross entropy of logits z, half the squared error of numbers; 0 where y is missing."""
-        known = ~y.isnan()
-        y = y.nan_to_num()
-        each = torch.where(
-            self.numbers, (z - y).square() / 2, F.binary_cross_entropy_with_logits(z, y, reduction="none")
-        )
-        return torch.where(known, each, 0)
+        """Of each, [B, T]: cross entropy of logits z [B, K], half the squared error of numbers; 0 where missing."""
+        each = torch.where(self.numbers & ~y.isnan(), (z - y.nan_to_num()).square() / 2, 0)
+        return self.cross_entropy(z, y) + self.pool(each)
 
 
-def _columns(task: Task) -> list[str]:
+def _names(task: Task) -> list[str]:
     many = task.kind == "multilabel" and task.num_outputs > 1
     return [f"{task.name} {column}" for column in range(task.num_outputs)] if many else [task.name]
 
 
 def _standard(task: Task) -> tuple[float, float]:
-    if task.kind == "multilabel":
+    if task.kind != "regression":
         return 0.0, 1.0
     shift, scale = standard(task.target[task.split["train"] & ~task.target.isnan()][:, None])
     return shift.item(), scale.item()
@@ -216,24 +208,31 @@ def is_table(dataset: Dataset) -> bool:
 
 
 class Batch(NamedTuple):
-    """Samples as the encoder takes them, and their labels [B, T]."""
+    """Samples as the encoder takes them, and their labels [B, K]."""
 
     samples: Tensor | Dataset
     y: Tensor
 
 
 class SampleMethod(Method):
-    """A method that predicts z [B, T] (logits, or standardised numbers) of samples; losses are means by task.
+    """A method that predicts z [B, K] (logits, or standardised numbers) of samples; losses are means by task.
 
     What is minimised is the mean over the tasks of their losses, and the sum of what a method has besides.
     """
 
     config_type = SamplesConfig
+    takes_classes: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset, config: SamplesConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.generator = config, generator
         self.labels = Labels(dataset, config.names(dataset))
+        if not self.labels.plain and not self.takes_classes:
+            name = self.labels.names[int(self.labels.variable[self.labels.classes][0])]
+            raise ValueError(
+                f"tasks: labels of 0 and 1 or numbers are required, {name} is of kind class; choose others by their "
+                "names, or method gcnet or labels"
+            )
         self.encoder = SampleEncoder(dataset, config, dataset.tasks[self.labels.tasks[0]])
 
     @classmethod
@@ -267,20 +266,20 @@ class SampleMethod(Method):
         return {name: scores.get(name, torch.nan) for name in batch.tasks}
 
     def predictions(self, dataset: Dataset) -> Tensor:
-        """z [n, T] of all samples, some at a time."""
+        """z [n, K] of all samples, some at a time."""
         if not self._divisible(dataset):
             return self.predict(dataset)
         count = len(dataset.tasks[self.labels.tasks[0]].target)
         size = max(1, min(EVALUATED, ELEMENTS // (self.labels.count * self.config.hidden)))
         # Into one tensor: results that are kept between the temporaries of the parts would scatter these over the heap.
-        found = self.labels.shift.new_empty(count, self.labels.count)
+        found = self.labels.shift.new_empty(count, self.labels.width)
         for part in torch.arange(count, device=dataset.x.device).split(size):
             found[part] = self.predict(_take(dataset, part)).detach()
         return found
 
     @abstractmethod
     def predict(self, samples: Tensor | Dataset) -> Tensor:
-        """z [B, T] of samples."""
+        """z [B, K] of samples."""
 
     def _divisible(self, dataset: Dataset) -> bool:
         return isinstance(dataset, Molecules) or is_table(dataset)

@@ -174,4 +174,4 @@ class SGNN(SampleMethod):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy by task."""
         z = self.predict(batch.samples)
-        return self.labels.by_task(self.labels.loss(z, batch.y), ~batch.y.isnan())
+        return self.labels.by_task(self.labels.loss(z, batch.y), self.labels.known(batch.y))

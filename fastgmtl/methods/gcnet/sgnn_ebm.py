@@ -109,7 +109,7 @@ class SGNNEBM(sgnn.SGNN):
         """SGNN's losses by task in the warm epochs; then the contrast, ``nce``, beside which tasks have none."""
         if self.warming:
             z = self.odds(self.encoder(batch.samples))
-            return self.labels.by_task(self.labels.loss(z, batch.y), ~batch.y.isnan())
+            return self.labels.by_task(self.labels.loss(z, batch.y), self.labels.known(batch.y))
         # SGNN fills gaps with the encoder that it has learned with: that one stays as it is, too.
         with torch.no_grad():
             h = self.encoder(batch.samples)

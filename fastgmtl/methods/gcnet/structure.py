@@ -32,16 +32,23 @@ NEVER = -1e4  # the log-odds of an edge that cannot be
 class Structure(nn.Module):
     """Prior and posterior of the edges between T labels.
 
-    Buffers: ``signature`` [2, T, hidden] (mean embeddings without and with the label), ``posterior`` [T, T]. Log-odds
-    are [T, T], row the cause; those of an edge from a label to itself are NEVER.
+    Buffers: ``signature`` [2, K, hidden] (mean embeddings without and with the label), ``posterior`` [T, T]. Log-odds
+    are [T, T], row the cause; those of an edge from a label to itself are NEVER. ``variable`` [K]: the label that each
+    column is a class of; u_t is the mean over its classes.
     """
 
+    variable: Tensor
+    size: Tensor
     signature: Tensor
     posterior: Tensor
     refined: Tensor
 
-    def __init__(self, count: int, hidden: int, task_hidden: int) -> None:
+    def __init__(self, variable: Tensor, hidden: int, task_hidden: int) -> None:
         super().__init__()
+        size = variable.bincount()
+        count = len(size)
+        self.register_buffer("variable", variable)
+        self.register_buffer("size", size)
         self.feature = nn.Sequential(
             nn.Linear(task_hidden + hidden, task_hidden), nn.ReLU(), nn.Linear(task_hidden, task_hidden)
         )
@@ -50,12 +57,12 @@ class Structure(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
         likely = min(0.5, PARENTS / max(1, count - 1))
         self.unknown = math.log(likely / (1 - likely))
-        self.register_buffer("signature", torch.zeros(2, count, hidden))
+        self.register_buffer("signature", torch.zeros(2, len(variable), hidden))
         self.register_buffer("posterior", torch.zeros(count, count))
         self.register_buffer("refined", torch.tensor(False))
 
     def observe(self, h: Tensor, y: Tensor) -> None:
-        """Follow the mean embeddings of samples h [B, hidden] by label y [B, T], NaN where missing."""
+        """Follow the mean embeddings of samples h [B, hidden] by label y [B, K], NaN where missing."""
         with torch.no_grad():
             for side, has in enumerate((y <= 0, y > 0)):
                 count = has.sum(0)
@@ -64,11 +71,17 @@ class Structure(nn.Module):
                 self.signature[side].mul_(kept).add_(mean * (1 - kept))
 
     def prior(self, e: Tensor) -> Tensor:
-        """l [T, T] of embeddings e [T, task_hidden] of the tasks."""
-        u = self.feature(torch.cat((e, self.signature[1] - self.signature[0]), 1))
+        """l [T, T] of embeddings e [K, task_hidden] of the tasks."""
+        u = self.pool(self.feature(torch.cat((e, self.signature[1] - self.signature[0]), 1)))
         logits = self.cause(u) @ self.effect(u).t() / math.sqrt(u.shape[1]) + self.bias
         logits = self.unknown + BOUND * (logits / BOUND).tanh()
-        return logits.masked_fill(torch.eye(len(e), dtype=torch.bool, device=e.device), NEVER)
+        return logits.masked_fill(torch.eye(len(u), dtype=torch.bool, device=e.device), NEVER)
+
+    def pool(self, e: Tensor) -> Tensor:
+        """Means [T, ...] over the classes of each label of e [K, ...]."""
+        if len(self.size) == len(e):
+            return e
+        return e.new_zeros(len(self.size), *e.shape[1:]).index_add(0, self.variable, e) / self.size[:, None]
 
     def refine(self, prior: Tensor, delta: Tensor, rate: float, acyclic: bool) -> None:
         """A step of the posterior; delta [T, T] is added to the prior's log-odds, both without gradients.
