@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench import bars
 from bench.harness import Settings
-from bench.report import append, changes, newest, provenance, summary, write_markdown
+from bench.report import append, card, changes, newest, provenance, summary, write_markdown
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -67,9 +68,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         rows = [row for row in run.rows if row["bench"] == name]
         append(folder / f"{name}.jsonl", head, rows)
         write_markdown(folder / f"{name}.md", head, rows)
+        bars.write(folder / f"{name}.png", rows)
         terminalreporter.section(f"{name}: {folder / name}.md")
         for line in summary(rows):
             say(line)
+    terminalreporter.section("machine")
+    say(card(head))
     if old is not None:
         terminalreporter.section(f"against {old}")
         for line in changes(before, run.rows):

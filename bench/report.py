@@ -111,13 +111,11 @@ def duration(ms: float) -> str:
     return f"{number(ms)} ms" if ms >= 0.1 else f"{number(1e3 * ms)} us"
 
 
-def write_markdown(path: Path, head: Row, rows: list[Row]) -> None:
-    """All of the newest run."""
+def card(head: Row) -> str:
+    """The machine and its software, of the provenance of a run."""
     random_rows = "; ".join(f"{name}: {value}" for name, value in head["random_rows_gb_s"].items())
     versions = ", ".join(f"{name} {value or 'absent'}" for name, value in head["versions"].items())
-    lines = [
-        f"# {path.stem}",
-        "",
+    return (
         f"{head['date']}, commit {head['commit']}, {head['processor']}, {head['cores']} cores ({head['caches']}), "
         f"SIMD {head['simd']}, load {head['load'][0]} at the end. Python {head['python']}, {versions}. "
         + (
@@ -125,7 +123,16 @@ def write_markdown(path: Path, head: Row, rows: list[Row]) -> None:
             if "gpu" in head
             else f"Copy: {'; '.join(f'{value} GB/s on {n} threads' for n, value in head['copy_gb_s'].items())}. "
             f"Random rows (GB/s): {random_rows}."
-        ),
+        )
+    )
+
+
+def write_markdown(path: Path, head: Row, rows: list[Row]) -> None:
+    """All of the newest run."""
+    lines = [
+        f"# {path.stem}",
+        "",
+        card(head),
         "",
         "x ours: over our time in the same round, median. x moved, x gather: over the two floors of "
         f"bench/{'bench_gpu' if 'gpu' in head else 'floor'}.py. "

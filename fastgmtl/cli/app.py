@@ -77,7 +77,10 @@ def info() -> None:
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="spmm, overhead ... (default: all)")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="ops, layers, gradients, meta, methods, or spmm, overhead ... (default: all)"),
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="the .jsonl file of an earlier run")] = None,
 ) -> None:
     """Measure the operators beside their peers (in a checkout of the repository)."""

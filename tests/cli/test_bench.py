@@ -43,6 +43,20 @@ def test_all_and_named(cli: Cli, checkout: Path, started: list[list[str]]) -> No
     assert files == [["bench_overhead.py", "bench_spmm.py"], ["bench_spmm.py"]]
 
 
+def test_groups(cli: Cli, checkout: Path, started: list[list[str]]) -> None:
+    for name in ("meta", "rcgrad", "layers", "gpu"):
+        (checkout / "bench" / f"bench_{name}.py").write_text("")
+    for group, names in (
+        ("ops", ["overhead", "spmm"]),
+        ("methods", ["meta", "rcgrad"]),
+        ("layers", ["layers"]),  # the file accelerate is not there
+    ):
+        assert cli("bench", group)[0] == 0
+        assert [Path(word).name for word in started[-1] if word.endswith(".py")] == [f"bench_{n}.py" for n in names]
+    assert cli("bench", "methods", "meta", "spmm")[0] == 0  # each once
+    assert sum(word.endswith(".py") for word in started[-1]) == 3
+
+
 def test_compare(cli: Cli, checkout: Path, started: list[list[str]]) -> None:
     old = checkout / "old.jsonl"
     code, _, errors = cli("bench", "--compare", old)
@@ -55,7 +69,8 @@ def test_compare(cli: Cli, checkout: Path, started: list[list[str]]) -> None:
 def test_unknown_name(cli: Cli, checkout: Path, started: list[list[str]]) -> None:
     code, _, errors = cli("bench", "spm")
     assert code == 2
-    assert errors == "error: bench: 'spm' is not known; did you mean spmm? known: overhead, spmm\n"
+    known = "gradients, layers, meta, methods, ops, overhead, spmm"
+    assert errors == f"error: bench: 'spm' is not known; did you mean spmm? known: {known}\n"
     assert started == []
 
 
