@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python
 PYTEST = $(RUN) -m pytest
+# Tests run in two processes of one thread each: their tensors are small, waking threads for them takes longer.
+TESTS = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal
 
 .PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis \
 	reproduce-rcgrad reproduce-gcnet reproduce-nbfnet
@@ -25,7 +27,7 @@ demo: $(VENV)/built
 
 test: $(VENV)/built
 	$(RUN) -m fastgmtl info
-	$(PYTEST)
+	$(TESTS) $(ARGS)
 
 # One wheel, tested under another PyTorch: make test-torch TORCH=2.9.0 VENV=.venv-2.9
 test-torch: $(VENV)/torch-$(TORCH) wheel

@@ -32,6 +32,6 @@ done
 # CPython and torch keep memory to the end. Capture is of Python alone, so that a report is printed. Derivatives call the
 # kernels that are called here anyhow.
 env LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
-  OMP_NUM_THREADS=2 PYTHONPATH="$copy" FASTGMTL_BACKEND=kernel FASTGMTL_REQUIRE_KERNELS=1 \
-  "$python" -m pytest -q --capture=sys -p no:cacheprovider tests/ops tests/graph tests/test_border.py \
+  OMP_NUM_THREADS=1 PYTHONPATH="$copy" FASTGMTL_BACKEND=kernel FASTGMTL_REQUIRE_KERNELS=1 \
+  "$python" -m pytest -q -n 2 --dist worksteal --capture=sys -p no:cacheprovider tests/ops tests/graph tests/test_border.py \
   -k "not test_transforms and not test_gradients" "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -30,7 +31,13 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 
 
 def build(cache: Path, sources: list[Path] = SOURCES) -> Path:
-    """The shared library of ``sources`` as they are; compiled unless ``cache`` holds it."""
+    """The shared library of ``sources`` as they are; compiled unless ``cache`` holds it, by one process at a time."""
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(cache, sources)
+
+
+def _build(cache: Path, sources: list[Path]) -> Path:
     compiler, extra = os.environ.get("CXX", "c++"), os.environ.get("FASTGMTL_CXXFLAGS", "").split()
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256(" ".join([version, *FLAGS, *extra, *map(str, sources)]).encode())
