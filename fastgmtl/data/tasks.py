@@ -104,6 +104,10 @@ class Task:
         """Labelled entries of the split: nodes or graphs, entries of the label matrix, positive pairs."""
         return int(self._labelled(split)[2])
 
+    def labelled(self, split: str) -> Tensor:
+        """Entries of the split that have a label, sorted: int64."""
+        return self._labelled(split)[0]
+
     def positives(self, split: str) -> Tensor:
         """The positive pairs of the split of a link task: int64 [2, P]."""
         self._only_links("positives")

@@ -14,6 +14,7 @@ from fastgmtl.methods.training import Method
 from fastgmtl.ops import sddmm, spmm
 
 Output = Tensor | tuple[Tensor, Tensor]
+ROWS = 1 << 18  # of features that are looked at in one go
 
 
 class Head(nn.Module):
@@ -117,10 +118,24 @@ def _pooled(h: Tensor, batch: Dataset) -> Tensor:
 
 
 def standard(values: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [F] of the rows of values [n, F]; 0 and 1 where there is nothing to scale, or ``keep`` [F]."""
+    """Mean and deviation [F] of the rows of values [n, F]; 0 and 1 where there is nothing to scale, or ``keep`` [F].
+
+    Those of half precision are float32.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)
     if not values.shape[0]:
-        return values.new_zeros(values.shape[1]), values.new_ones(values.shape[1])
-    scale, shift = torch.std_mean(values, 0, correction=0)
+        return values.new_zeros(values.shape[1], dtype=dtype), values.new_ones(values.shape[1], dtype=dtype)
+    scale, shift = _deviation_and_mean(values)
     constant = scale <= 1e-6 * shift.abs()
     keep = constant if keep is None else keep | constant
-    return shift.masked_fill(keep, 0), scale.masked_fill(keep, 1)
+    return shift.masked_fill(keep, 0).to(dtype), scale.masked_fill(keep, 1).to(dtype)
+
+
+def _deviation_and_mean(values: Tensor) -> tuple[Tensor, Tensor]:
+    """In one go where rows are few; else of blocks of rows, put together in float64."""
+    if len(values) <= ROWS and values.dtype in (torch.float32, torch.float64):
+        return torch.std_mean(values, 0, correction=0)
+    total = sum(part.double().sum(0) for part in values.split(ROWS))
+    mean = torch.as_tensor(total / len(values))
+    square = sum((part.double() - mean).square().sum(0) for part in values.split(ROWS))
+    return torch.as_tensor(square / len(values)).sqrt(), mean

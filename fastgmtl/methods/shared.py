@@ -1,12 +1,15 @@
 """Hard sharing: one encoder for all tasks, one head a task, the sum of the mean losses.
 
+On the whole graph, or on sampled neighbourhoods of its nodes (``batch_size``).
+
 Source: R. Caruana, Multitask Learning, Machine Learning 28 (1997); the baseline of every later method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgmtl.data import Dataset
+from fastgmtl.data.batches import check_node_batches, node_batches
 from fastgmtl.graph import Graph
-from fastgmtl.methods.heads import Heads, standard
+from fastgmtl.methods.heads import ROWS, Heads, standard
 from fastgmtl.methods.training import TrainConfig, require
-from fastgmtl.nn import GCNConv, GINConv, SAGEConv
+from fastgmtl.nn import GCNConv, GINConv, SAGEConv, layerwise, recompute
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,6 +32,9 @@ class Config(TrainConfig):
     """conv: the layer of the encoder. hidden: its width. layers: how many. dropout: after each layer.
 
     residual: whether a layer adds to what it was given instead of replacing it.
+    recompute: keep the input of each layer only, the backward computes the rest again.
+    batch_size: of nodes whose neighbourhoods are sampled for a step; 0 for steps over the whole graph. neighbors: how
+    many each node draws at each hop, as 10,10; -1 for all.
     """
 
     conv: Literal["gcn", "sage", "gin"] = "sage"
@@ -35,6 +42,9 @@ class Config(TrainConfig):
     layers: int = 3
     dropout: float = 0.4
     residual: bool = True
+    recompute: bool = False
+    batch_size: int = 0
+    neighbors: str = "10,10,10"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +52,15 @@ class Config(TrainConfig):
         require(self.hidden >= 1, "hidden", "at least 1", self.hidden)
         require(self.layers >= 1, "layers", "at least 1", self.layers)
         require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        require(self.batch_size >= 0, "batch_size", "0 or more", self.batch_size)
+        hops = self.neighbors.split(",")
+        whole = all(hop.strip().lstrip("-").isdecimal() and int(hop) >= -1 for hop in hops)
+        require(whole, "neighbors", "numbers of 0 or more, or -1 for all, as 10,10", self.neighbors)
+
+    @property
+    def fanouts(self) -> list[int]:
+        """The numbers of ``neighbors``."""
+        return [int(hop) for hop in self.neighbors.split(",")]
 
 
 class Encoder(nn.Module):
@@ -61,39 +80,72 @@ class Encoder(nn.Module):
         self.input = nn.Linear(x.shape[1], width)
         self.convs = nn.ModuleList(_conv(config.conv, width) for _ in range(config.layers))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(config.layers))
-        shift, scale = standard(x, ((x == 0) | (x == 1)).all(0))
+        # By blocks of rows: features may be mapped, and more than fit in memory.
+        plain = torch.stack([((part == 0) | (part == 1)).all(0) for part in x.split(ROWS)]).all(0)
+        shift, scale = standard(x, plain)
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """h [N, hidden] of features x [N, F] on a graph."""
+        again = self.config.recompute and self.training
+        h = recompute(self._enter, x) if again else self._enter(x)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = (
+                recompute(self._layer, conv, norm, h, graph, norms=(norm,))
+                if again
+                else self._layer(conv, norm, h, graph)
+            )
+        return h
+
+    def inference(self, x: Tensor, graph: Graph) -> Tensor:
+        """The same without gradients, in blocks of rows; see :func:`fastgmtl.nn.layerwise`."""
+        layers = [lambda pair, block: self._enter(pair[1])]
+        layers += [partial(self._layer, conv, norm) for conv, norm in zip(self.convs, self.norms, strict=True)]
+        return layerwise(layers, x, graph)
+
+    def _enter(self, x: Tensor) -> Tensor:
         # W ((x - shift) / scale) + b, folded into W and b: the features are not written a second time.
         weight = self.input.weight / self.scale
-        h = F.linear(x, weight, self.input.bias - weight @ self.shift).relu()
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            new = F.dropout(norm(conv(h, graph)).relu(), self.config.dropout, self.training)
-            h = h + new if self.config.residual else new
-        return h
+        return F.linear(x.to(weight.dtype), weight, self.input.bias - weight @ self.shift).relu()
+
+    def _layer(self, conv: nn.Module, norm: nn.Module, h: Tensor | tuple[Tensor, Tensor], graph: Graph) -> Tensor:
+        """The next h, of all nodes or, of a pair (h of all, h of some), of some."""
+        new = F.dropout(norm(conv(h, graph)).relu(), self.config.dropout, self.training)
+        return new + (h[1] if isinstance(h, tuple) else h) if self.config.residual else new
 
 
 class Shared(Heads):
     """Shared encoder, one head a task, trained on the sum over tasks of the mean loss."""
 
     config_type = Config
+    widens = True
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
+        if config.batch_size:
+            check_node_batches("batch_size", dataset)
         encoder = Encoder(dataset.x, config)
         super().__init__(dataset, config.hidden, generator)
         self.encoder = encoder
+        self.config = config
 
     @classmethod
     def build(cls, dataset: Dataset, config: Config, generator: torch.Generator) -> Self:
         """Fresh weights for the data set; it fits any."""
         return cls(dataset, config, generator).to(dataset.x.device)
 
+    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterable[Dataset]:
+        """The whole data set, or sampled neighbourhoods, drawn while the step before runs."""
+        if not self.config.batch_size:
+            return [dataset]
+        return node_batches(dataset, self.config.batch_size, self.config.fanouts, generator)
+
     def embed(self, batch: Dataset) -> Mapping[str, Tensor]:
         """The same for all tasks."""
-        return dict.fromkeys(batch.tasks, self.encoder(batch.x, batch.graph))
+        # Who trains on parts of a graph may have no room for a pass over all of it. GCNConv has no blocks.
+        by_blocks = self.config.batch_size and not self.training and self.config.conv != "gcn"
+        encode = self.encoder.inference if by_blocks else self.encoder
+        return dict.fromkeys(batch.tasks, encode(batch.x, batch.graph))
 
 
 def _conv(kind: str, width: int) -> nn.Module:

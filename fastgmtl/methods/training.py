@@ -63,6 +63,8 @@ class Method(nn.Module, ABC):
     """
 
     config_type: ClassVar[type[TrainConfig]]
+    # Whether features of other dtypes than float32 are widened part by part; else all are, before the method is built.
+    widens: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -150,6 +152,8 @@ class Trainer:
     """
 
     def __init__(self, method: type[Method], dataset: Dataset, config: TrainConfig, seed: int = 0) -> None:
+        if dataset.x.dtype != torch.float32 and not method.widens:
+            dataset = replace(dataset, x=dataset.x.float())
         self.dataset = dataset
         self.config = config
         self.epoch = 0

@@ -7,9 +7,11 @@ from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.hgt_conv import HGTConv
+from fastgmtl.nn.inference import layerwise
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
 from fastgmtl.nn.nbfnet import NBFNet, NBFNetConv
+from fastgmtl.nn.recompute import recompute
 from fastgmtl.nn.rgcn_conv import RGCNConv
 from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
@@ -37,4 +39,6 @@ __all__ = [
     "SimpleHGNConv",
     "StrucHISLayer",
     "TransformerConv",
+    "layerwise",
+    "recompute",
 ]

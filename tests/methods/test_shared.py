@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from fastgmtl import HeteroGraph
-from fastgmtl.data import Dataset, Task, TaskSet
-from fastgmtl.methods import Shared
-from fastgmtl.methods.heads import LinkHead
+from fastgmtl.data import Dataset, Task, TaskSet, synthetic
+from fastgmtl.methods import METHODS, Shared, Trainer
+from fastgmtl.methods import heads as heads_module
+from fastgmtl.methods.heads import LinkHead, standard
 from fastgmtl.methods.shared import Config
 
 
@@ -131,9 +133,97 @@ def test_dropout_only_in_training(mixed: Dataset) -> None:
         ({"layers": 0}, "layers: must be at least 1, got 0"),
         ({"dropout": 1.0}, "dropout: must be in [0, 1), got 1.0"),
         ({"epochs": 0}, "epochs: must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size: must be 0 or more, got -1"),
+        ({"neighbors": "10,"}, "neighbors: must be numbers of 0 or more, or -1 for all, as 10,10, got '10,'"),
+        ({"neighbors": "10,-2"}, "neighbors: must be numbers of 0 or more, or -1 for all, as 10,10, got '10,-2'"),
     ],
 )
 def test_config_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
         Config(**changes)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("conv", ["gcn", "sage", "gin"])
+def test_recomputation_changes_no_number(mixed: Dataset, conv: str) -> None:
+    plain, again = (_build(mixed, conv=conv, recompute=on) for on in (False, True))
+    for method in (plain, again):
+        for _ in range(2):
+            torch.manual_seed(1)
+            method.backward(method.step(mixed))
+    for one, other in zip(plain.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+    for one, other in zip(plain.buffers(), again.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("conv", ["sage", "gin"])
+def test_inference_by_blocks_is_the_forward_pass(mixed: Dataset, conv: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = _build(mixed, conv=conv).double().eval()
+    x = mixed.x.double()
+    with torch.no_grad():
+        whole = method.encoder(x, mixed.graph)
+    torch.testing.assert_close(method.encoder.inference(x, mixed.graph), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("conv", ["gcn", "sage"])
+def test_sampled_training_learns_and_repeats(conv: str) -> None:
+    data = synthetic(num_nodes=600, num_tasks=2, missing=0.2, seed=0)
+    config = Config(conv=conv, hidden=16, layers=2, dropout=0.0, epochs=8, batch_size=64, neighbors="8, 8")
+    one, other = (Trainer(Shared, data, config) for _ in range(2))
+    epochs, again = list(one), list(other)
+    assert [(e.loss, e.score) for e in epochs] == [(e.loss, e.score) for e in again]
+    assert epochs[-1].rank > epochs[0].rank + 0.1
+    # Scores are those of the whole graph.
+    whole = Shared.build(data, dataclasses.replace(config, batch_size=0), torch.Generator())
+    whole.load_state_dict(one.method.state_dict())
+    with torch.no_grad():
+        assert whole.eval().evaluate(data, "val") == pytest.approx(epochs[-1].score, abs=1e-5)
+
+
+def test_sampled_training_goes_on_where_it_stopped() -> None:
+    data = synthetic(num_nodes=300, num_tasks=2, seed=0)
+    config = Config(hidden=8, layers=2, epochs=4, batch_size=50, neighbors="4,4")
+    whole, first = Trainer(Shared, data, config), Trainer(Shared, data, config)
+    list(whole)
+    first.run_epoch()
+    state = copy.deepcopy(first.state_dict())
+    second = Trainer(Shared, data, config)
+    second.load_state_dict(state)
+    list(second)
+    for name, value in whole.method.state_dict().items():
+        assert torch.equal(value, second.method.state_dict()[name]), name
+
+
+def test_sampled_training_is_for_nodes_of_one_graph(mixed: Dataset) -> None:
+    with pytest.raises(ValueError, match=r"batch_size: batches of nodes need one graph .*; task link is of another"):
+        _build(mixed, batch_size=8)
+
+
+def test_half_precision_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = synthetic(num_nodes=300, num_tasks=2, seed=0)
+    half = dataclasses.replace(data, x=data.x.bfloat16())
+    wide = dataclasses.replace(data, x=half.x.float())
+    for changes in ({}, {"batch_size": 64, "neighbors": "4,4"}):
+        config = Config(hidden=8, layers=2, epochs=2, **changes)  # type: ignore[arg-type]
+        one, other = Trainer(Shared, half, config), Trainer(Shared, wide, config)
+        assert one.dataset.x.dtype == torch.bfloat16
+        for left, right in zip(one, other, strict=True):
+            assert left.loss == pytest.approx(right.loss, rel=1e-4)
+    # Methods that do not widen features by parts get them wide.
+    assert not METHODS["gcnet"].widens and Trainer(_Plain, half, config).dataset.x.dtype == torch.float32
+
+
+class _Plain(Shared):
+    widens = False
+
+
+def test_features_are_standardised_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 1e3 + torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 2] = 7.0
+    whole = standard(x)
+    monkeypatch.setattr(heads_module, "ROWS", 64)
+    for one, other in zip(standard(x), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        assert one.dtype == torch.float32
+    assert float(standard(x)[1][2]) == 1
