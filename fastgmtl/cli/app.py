@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import fastgmtl
+from fastgmtl.cli import data as data_commands
 from fastgmtl.cli import options
 from fastgmtl.cli.bench import bench as run_bench
 from fastgmtl.cli.errors import CliError
@@ -33,6 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(no_args_is_help=True, help="Store large graphs, check them, show data sets.")
+app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -40,7 +43,7 @@ def train(
     method: Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)} (default: shared)")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="debian, synthetic, tu:NAME, moleculenet:NAME, a folder ... (default: debian)"),
+        typer.Option(help="debian, synthetic, tu:NAME, moleculenet:NAME, stored:DIR, a folder ... (default: debian)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, dropout and splits (default: 0)")] = None,
     seeds: Annotated[int | None, typer.Option(help="how many, from --seed on (default: 1)")] = None,
@@ -64,9 +67,53 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
-    # A log has no width: tables are not squeezed into the 80 columns that rich assumes for it.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    raise typer.Exit(run_train(console, request))
+    raise typer.Exit(run_train(_console(), request))
+
+
+@data_app.command("build")
+def data_build(
+    edges: Annotated[list[Path], typer.Argument(help="text (two columns), .npy or .parquet, one or more, in turn")],
+    out: Annotated[Path, typer.Option(help="folder for the graph")],
+    num_nodes: Annotated[int | None, typer.Option(help="(default: rows of --features, or largest index + 1)")] = None,
+    features: Annotated[Path | None, typer.Option(help="npy [N, F]")] = None,
+    dtype: Annotated[str, typer.Option(help="that features are stored in: float32, float64, bfloat16, float16")] = (
+        "float32"
+    ),
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="npy: integers [N] classes, floats [N] numbers, floats [N, L] labels"),
+    ] = None,
+    split: Annotated[Path | None, typer.Option(help="npy [N]: 0 train, 1 val, 2 test, -1 none")] = None,
+    edge_ids: Annotated[bool, typer.Option("--edge-ids", help="store positions of edges, for edge weights")] = False,
+    memory: Annotated[str, typer.Option(help="to stay below, as 512MiB or 4GiB")] = "4GiB",
+    source: Annotated[str, typer.Option(help="where the data is from, and its licence")] = "",
+) -> None:
+    """Store the graph of edge lists of any size, to be trained on with --data stored:DIR; stopped, it goes on."""
+    data_commands.build_graph(
+        _console(),
+        edges,
+        out,
+        memory,
+        labels or [],
+        num_nodes=num_nodes,
+        features=features,
+        dtype=dtype,
+        split=split,
+        edge_ids=edge_ids,
+        source=source,
+    )
+
+
+@data_app.command("check")
+def data_check(folder: Annotated[Path, typer.Argument(help="of a stored graph")]) -> None:
+    """Read every byte of a stored graph: indices in range, checksums right."""
+    data_commands.check_graph(_console(), folder)
+
+
+@data_app.command("show")
+def data_show(name: Annotated[str, typer.Argument(help="as of train --data")]) -> None:
+    """Sizes of a data set, where it is from, and its tasks with their labels by split."""
+    data_commands.show(_console(), name)
 
 
 @app.command()
@@ -85,6 +132,11 @@ def bench(
 ) -> None:
     """Measure the operators beside their peers (in a checkout of the repository)."""
     raise typer.Exit(run_bench(names or [], compare))
+
+
+def _console() -> Console:
+    # A log has no width: tables are not squeezed into the 80 columns that rich assumes for it.
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def run(arguments: list[str]) -> int:

@@ -142,6 +142,8 @@ def _stored(out: Path) -> dict[str, Any]:
 
 def _data(name: str) -> str:
     """The name; a folder or file as a full path, so that a run can go on from anywhere."""
+    if name.startswith("stored:"):
+        return f"stored:{Path(name.removeprefix('stored:')).resolve()}"
     return str(Path(name).resolve()) if name not in names() and Path(name).exists() else name
 
 

@@ -21,7 +21,7 @@ class Dataset:
     """Graph, features and tasks.
 
     graph: the edges that messages pass along, in both directions; those of link tasks that are held out are not in it.
-    x: float32 [N, F].
+    x: float32 [N, F]; of a stored graph also of another floating dtype, and mapped.
     node_graph: int64 [N], the graph of each node, sorted; None when there is one graph.
     edge_type: int64 [E] in the order of ``graph.edge_index()``, names in edge_type_names; None when there is one type.
     source: one line: where the data is from, and its licence.

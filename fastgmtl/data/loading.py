@@ -18,6 +18,8 @@ from fastgmtl.data.mtl import load_mtl, mtl_names
 from fastgmtl.data.planetoid import load_planetoid, planetoid_names
 from fastgmtl.data.scm import KINDS, scm
 from fastgmtl.data.smiles import load_smiles
+from fastgmtl.data.store import is_stored
+from fastgmtl.data.stored import load_stored
 from fastgmtl.data.tu import load_tu, tu_names
 
 ALWAYS = ("debian", "synthetic", *(f"scm:{kind}" for kind in KINDS))
@@ -44,10 +46,11 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     """The data set of that name, or in that folder.
 
     ``debian`` (comes with the package), ``synthetic``, ``scm:S1`` to ``scm:S4``, ``debian_bookworm``, ``dblp``,
-    ``heco_acm``, ``moleculenet:NAME``, ``mtl:NAME``, ``planetoid:NAME``, ``tu:NAME``; or a folder with the files of one
-    TU data set, of one Planetoid data set, of an HGB data set, or of debian_bookworm, dblp or heco_acm; or a CSV file
-    of SMILES. ``seed`` chooses the splits that are random (TU, mtl, links, heco_acm, HGB's validation nodes) and what
-    is synthetic; the others have a split of their own.
+    ``heco_acm``, ``moleculenet:NAME``, ``mtl:NAME``, ``planetoid:NAME``, ``tu:NAME``; ``stored:DIR``, a graph that
+    :func:`fastgmtl.data.build.build` has stored; or a folder with one, or with the files of one TU data set, of one
+    Planetoid data set, of an HGB data set, or of debian_bookworm, dblp or heco_acm; or a CSV file of SMILES. ``seed``
+    chooses the splits that are random (TU, mtl, links, heco_acm, HGB's validation nodes, stored graphs without one) and
+    what is synthetic; the others have a split of their own.
 
     Raises ValueError for an unknown name (with the nearest right ones) and for a damaged file, FileNotFoundError for
     absent data: what was looked for, and that FASTGMTL_DATA says where.
@@ -64,6 +67,8 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     if text == "heco_acm":
         return load_heco_acm(find_folder("heco_acm"), seed)
     family, colon, member = text.partition(":")
+    if colon and family == "stored":
+        return load_stored(Path(member), seed)
     if colon and family in ("tu", "planetoid", "moleculenet", "mtl", "scm"):
         return _member(family, member, seed)
     if text.endswith((".csv", ".csv.gz")):
@@ -105,6 +110,8 @@ def _member(family: str, member: str, seed: int) -> Dataset:
 def _folder(folder: Path, seed: int) -> Dataset:
     if not folder.is_dir():
         raise FileNotFoundError(f"data: folder {folder} does not exist")
+    if is_stored(folder):
+        return load_stored(folder, seed)
     if _is_bookworm(folder):
         return load_bookworm(folder)
     if is_dblp(folder):
