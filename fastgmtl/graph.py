@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Graph:
     row_ptr: Tensor
     col: Tensor
     edge_id: Tensor | None
+    parted: ClassVar[bool] = False  # whether its nodes lie on several ranks: see fastgmtl.distributed.Part
 
     def __init__(self, row_ptr: Tensor, col: Tensor, edge_id: Tensor | None, num_src: int) -> None:
         """Wrap sorted arrays that are known to be valid; use a ``from_`` method for anything else."""

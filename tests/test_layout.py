@@ -156,6 +156,7 @@ LAYERS = (
     ("cli",),
     ("methods",),
     ("accelerate",),
+    ("distributed",),
     ("nn", "gradients", "data", "info"),
     ("ops",),
     ("reference",),

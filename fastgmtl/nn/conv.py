@@ -159,7 +159,10 @@ class Conv(nn.Module):
     # ------------------------------------------------------------------------------------------- arithmetic
 
     def _aggregate(self, graph: Graph, x: Tensor, weight: Tensor | None) -> Tensor:
-        return spmm(graph, x, None if weight is None else weight.to(x.dtype), _REDUCE[self.aggr])
+        weight = None if weight is None else weight.to(x.dtype)
+        if graph.parted:  # it fetches the neighbours from other ranks
+            return cast(Any, graph).aggregate(x, weight, _REDUCE[self.aggr])
+        return spmm(graph, x, weight, _REDUCE[self.aggr])
 
     def _aggregate_linear(
         self, lin: nn.Module, graph: Graph, x: Tensor, weight: Tensor | None, bias: Tensor | None = None

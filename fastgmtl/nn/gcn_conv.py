@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -104,7 +105,8 @@ class GCNConv(Conv):
         graph, weight = self._adjacency(edges, x, x, None, edge_weight)
         if not self.normalize:
             return graph, weight
-        result = gcn_norm(graph, weight, self.add_self_loops, self.improved, x.dtype)
+        norm = cast(Any, graph).gcn_norm if graph.parted else partial(gcn_norm, graph)
+        result = norm(weight, self.add_self_loops, self.improved, x.dtype)
         if self.cached:
             self._cache = result
         return result
