@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fastgmtl import ops
 from fastgmtl.gradients.base import Aggregator, GramAggregator, check_range, update_norm
+from fastgmtl.gradients.ranks import Ranks, add_up, add_up_grads
 from fastgmtl.gradients.walk import leaves, parting
 from fastgmtl.ops.check import one_of
 from fastgmtl.ops.rows import MAX_TASKS
@@ -78,6 +80,8 @@ def backward(
     scaler: Any = None,
     max_norm: float | None = None,
     retain_graph: bool = False,
+    process_group: Any = None,
+    sync: str | None = None,
 ) -> Report:
     """Add to ``.grad`` what ``method`` makes of the gradients of T losses; instead of ``sum(losses).backward()``.
 
@@ -107,6 +111,22 @@ def backward(
             ``torch.nn.utils.clip_grad_norm_`` bounds it, but from the Gram matrix: no further pass, nothing waits for
             the device, and before ``scaler`` scales. Not with ``features``, where that norm is not known.
         retain_graph: keep the graph.
+        process_group: the ranks of ``torch.distributed`` that share the losses: what is aggregated are the sums of
+            their gradients, so a loss has to be divided by its labels on all ranks. The update, the same on all ranks,
+            is that of one process with all of the data. A task without labels on a rank counts as 0 there, one that
+            is missing on all ranks is missing. What the method draws, rank 0 draws.
+        sync: how, on several ranks; with it and without ``process_group`` that is PyTorch's default group. None is
+            "auto" where there is a ``process_group``. With T tasks, P parameters and W ranks
+
+            * "all_reduce": T x P numbers are added up, the rest is done on every rank;
+            * "reduce_scatter": every rank gets the sum of T x P / W of them, T x T inner products are added up, and
+              the parts of the update gathered: the least that has to travel, and 1 / W of the work;
+            * "auto": the second on nccl, the first on gloo and for methods that read no Gram matrix. With
+              ``features`` instead T x T inner products are added up (features of different ranks are different
+              coordinates), and after one ordinary backward P numbers;
+            * "local_gram": the weights come from W times the sum of the ranks' own Gram matrices, then P numbers are
+              added up. *Biased*: products of gradients of different ranks are missing, so that the noise of each rank
+              makes gradients look longer, and less in conflict, than those of the whole batch are.
 
     Returns:
         :class:`Report`: weights, Gram matrix, norms, cosines and conflicts.
@@ -114,6 +134,7 @@ def backward(
     Raises:
         ValueError: there is nothing to differentiate, or options that do not fit each other.
         TypeError: a loss is not a number, a parameter is not a tensor.
+        RuntimeError: the parameters or the task weights of some ranks differ from those of rank 0; it names the ranks.
     """
     one_of("backward", "capture", capture, CAPTURES)
     if not isinstance(method, Aggregator):
@@ -138,7 +159,10 @@ def backward(
                 "backward: max_norm must be left out with features and with a method that reads no Gram matrix: the "
                 "norm of the update is not known"
             )
-    run = _Run(tensors, which, method, scaler, max_norm, retain_graph)
+    ranks = None
+    if process_group is not None or sync is not None:
+        ranks = Ranks(process_group, sync or "auto", tensors[0].device, method, features is not None)
+    run = _Run(tensors, which, method, scaler, max_norm, retain_graph, ranks)
     if features is not None:
         if groups is not None or capture != "loop":
             raise ValueError(
@@ -185,7 +209,9 @@ class _Run:
         scaler: Any,
         max_norm: float | None,
         retain_graph: bool,
+        ranks: Ranks | None,
     ) -> None:
+        self.ranks = ranks
         self.tensors, self.groups, self.method, self.retain_graph = tensors, groups, method, retain_graph
         self.max_norm = max_norm
         self.scale: Tensor | None = None
@@ -262,7 +288,10 @@ class _Run:
         values = [self.loss(v) for v in losses]
         if any(not z.requires_grad or z.grad_fn is None for z in features):
             raise ValueError("backward: features must be computed from parameters that require grad")
-        before, rows = leaves(features), list[Row]()
+        before, rows, kept = leaves(features), list[Row](), [p.grad for p in self.tensors]
+        if self.ranks is not None:  # only what this call adds is added up
+            for p in self.tensors:
+                p.grad = None
         for t, value in enumerate(values):
             if value is None:
                 rows.append([None] * len(features))
@@ -278,6 +307,8 @@ class _Run:
                 if g is not None:
                     _add(p, g)
         trunk = [p for p in self.tensors if id(p) in before]
+        if self.ranks is not None:
+            rows = list[Row](self.ranks.fill(rows, features))
         if all(g is None for row in rows for g in row):
             raise ValueError("backward: no loss depends on the features")
         update, report = self.aggregate(rows, None)
@@ -285,19 +316,32 @@ class _Run:
         if trunk:
             outputs, cotangents = zip(*pairs, strict=True)
             torch.autograd.backward(outputs, cotangents, retain_graph=self.retain_graph, inputs=trunk)
+        if self.ranks is not None:
+            add_up_grads(self.tensors, self.ranks.group, self.tensors[0].new_zeros(0))
+            for p, grad in zip(self.tensors, kept, strict=True):
+                p.grad = grad if p.grad is None else p.grad if grad is None else grad.add_(p.grad)
         return report
 
     def update(self, rows: Sequence[Row]) -> Report:
         """Write the update of gradients for all tensors."""
+        ranks = self.ranks
+        if ranks is not None:
+            rows = ranks.fill(rows, self.tensors)
+            if ranks.way == "all_reduce":
+                rows = ranks.summed(rows)
         columns = [[g for row in rows if (g := row[n]) is not None] for n in range(len(self.tensors))]
         shared = [n for n, column in enumerate(columns) if len(column) > 1]
         alone = sum(any(g is not None for g in row) for row in rows) == 1
         if not shared and not alone:
             raise ValueError("backward: no parameter is shared by two of the losses; call sum(losses).backward()")
-        for p, column in zip(self.tensors, columns, strict=True):
-            if len(column) == 1:
-                _add(p, column[0])
+        own = {n: column[0] for n, column in enumerate(columns) if len(column) == 1}
+        if ranks is not None and ranks.way != "all_reduce" and own:
+            own = dict(zip(own, add_up(list(own.values()), ranks.group), strict=True))
+        for n, grad in own.items():
+            _add(self.tensors[n], grad)
         if alone:
+            if ranks is not None:
+                ranks.check(self.tensors, self.scale, None)
             zeros = self.tensors[0].new_zeros(len(rows), len(rows), dtype=torch.float64)
             return Report(zeros[0].clone(), zeros)
         found = [[row[n] for n in shared] for row in rows]
@@ -326,16 +370,18 @@ class _Run:
         if not isinstance(method, GramAggregator):
             if groups is not None:
                 raise ValueError(f"backward: {type(method).__name__} decides for every parameter: leave out groups")
-            found = [d if b is None else b.add_(d) for b, d in zip(there, method(rows), strict=True)]
-            return found, Report(None, None)
+            with contextlib.nullcontext() if self.ranks is None else self.ranks.drawing(method, self.tensors):
+                found = method(rows)
+            return [d if b is None else b.add_(d) for b, d in zip(there, found, strict=True)], Report(None, None)
         with torch.no_grad():
-            gram = ops.gram(rows, groups)
-            if self.scale is not None:
-                gram = gram / self.scale.double().square()
-            weights, found = method.weights(gram), list[Any](there)
-            if self.max_norm is not None:
-                norm = Report(weights, gram).norm
-                weights = weights * torch.where(norm > self.max_norm, self.max_norm / norm, 1)
+            if self.ranks is not None:
+                with self.ranks.drawing(method, self.tensors):
+                    found, weights, gram = self.ranks.solve(rows, groups, self.weigh, before is None)
+                self.ranks.check(self.tensors, self.scale, weights)
+                found = [b if d is None else d if b is None else b.add_(d) for b, d in zip(there, found, strict=True)]
+                return found, Report(weights.detach(), gram)
+            weights, gram = self.weigh(ops.gram(rows, groups))
+            found = list[Any](there)
             for adds in (False, True):
                 some = [n for n, b in enumerate(there) if (b is not None) == adds]
                 if some:
@@ -345,6 +391,17 @@ class _Run:
                     for n, value in zip(some, ops.combine(part, weights, into, adds, groups=of), strict=True):
                         found[n] = value
         return found, Report(weights.detach(), gram)
+
+    def weigh(self, gram: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights, and the Gram matrix of losses without a scale, from that of the gradients."""
+        assert isinstance(self.method, GramAggregator)
+        if self.scale is not None:
+            gram = gram / self.scale.double().square()
+        weights = self.method.weights(gram)
+        if self.max_norm is not None:
+            norm = Report(weights, gram).norm
+            weights = weights * torch.where(norm > self.max_norm, self.max_norm / norm, 1)
+        return weights, gram
 
 
 def _stack(column: Sequence[Tensor | None]) -> Tensor:

@@ -12,3 +12,7 @@ Processes = Callable[[str, int], list[str]]
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_graph_in_parts(processes: Processes, size: int) -> None:
     assert len(processes("checks_partition", size)) == 10
+
+
+def test_surgery_on_several_ranks(processes: Processes) -> None:
+    assert len(processes("checks_surgery", 2)) == 12
