@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bench.report import Row, by_case, number, title
 
-SHOWN = 12  # cases, at most: the first ones on the most threads
+SHOWN = 8  # cases, at most: the first ones on the most threads
 OURS, PEER, INK = "#1f6f8b", "#c9c9c9", "#333333"
 
 
@@ -42,6 +42,9 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     left.set_ylim(at - 0.5, -1)
     for axes, label in ((left, "time / our time (whiskers: 20th to 80th percentile)"), (right, "peak memory / ours")):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.axvline(1, color=INK, linewidth=0.8)
         axes.set_xlabel(label, fontsize=8, color=INK)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -52,19 +55,20 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def _time(axes: Axes, at: float, row: Row) -> None:
     scale = row["ratio"] / row["median_ms"]
     low, high = ((row["median_ms"] - row["p20_ms"]) * scale, (row["p80_ms"] - row["median_ms"]) * scale)
-    _bar(axes, at, row, row["ratio"])
+    _bar(axes, at, row, row["ratio"], row["ratio"] + (max(0.0, high) if row["ratio"] >= 1 else -max(0.0, low)))
     axes.errorbar(row["ratio"], at, xerr=[[max(0.0, low)], [max(0.0, high)]], color=INK, linewidth=0.7)
 
 
 def _memory(axes: Axes, at: float, row: Row, mine: Row) -> None:
     if row["peak_mib"] and mine["peak_mib"]:
-        _bar(axes, at, row, row["peak_mib"] / mine["peak_mib"])
+        value = row["peak_mib"] / mine["peak_mib"]
+        _bar(axes, at, row, value, value)
 
 
-def _bar(axes: Axes, at: float, row: Row, value: float) -> None:
-    """From 1 to the value, on a scale on which both directions are alike."""
+def _bar(axes: Axes, at: float, row: Row, value: float, end: float) -> None:
+    """From 1 to the value, which is written at ``end``."""
     ours = row["provider"].startswith("fastgmtl")
     axes.barh(at, value - 1, left=1, height=0.8, color=OURS if ours else PEER)
-    side = "left" if value >= 1 else "right"
-    axes.annotate(f"{number(value)}x", (value, at), (3 * math.copysign(1, value - 1), 0), textcoords="offset points",
-                  va="center", ha=side, fontsize=6.5, color=INK)  # fmt: skip
+    side, gap = ("left", 3) if value >= 1 else ("right", -3)
+    place = {"xytext": (gap, 0), "textcoords": "offset points", "va": "center", "ha": side}
+    axes.annotate(f"{number(value)}x", (max(end, 1e-3), at), fontsize=6.5, color=INK, **place)

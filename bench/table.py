@@ -21,6 +21,9 @@ CASES = re.compile(
     r"|grouped_matmul: dblp types, .*, fwdbwd, .*|layers: .*, 20000, .*|layers: HGTConv.*"
     r"|gradients: gradients to .grad.*, T = (2|8), all, 1000000, .*"
     r"|gradients: GCN step.*|meta: .*|rcgrad: .*as_released.*|struchis: .*"
+    r"|accelerate: ((GraphSAGE|GAT), amazon_cs|RGCN, debian_bookworm|HGT), .*train step.*"
+    r"|rspmm: mul, sum, T = 8, fwdbwd, .*|gather_relu: 382 tasks, .*fwdbwd, .*|concrete: 617 tasks, .*graph, fwdbwd.*"
+    r"|sampler: .*, 10, 10, 1024 seeds.*distinct.*"
 )
 PARTS = ("fastgmtl", "part: ", "the summed loss")  # ours, and what a step consists of: no peers
 NAMED = ("graph", "layers", "gradients", "overhead")  # benches whose cases say what they are
