@@ -1,5 +1,6 @@
 """Layers with PyTorch Geometric's signatures, and their multi-task forms (``num_tasks=T``)."""
 
+from fastgmtl.nn.dagnn import DAGNN, DAGNNConv
 from fastgmtl.nn.experts import PLE, Experts, MMoE, MultiSFS, SharedBottom
 from fastgmtl.nn.gat_conv import GATConv
 from fastgmtl.nn.gatv2_conv import GATv2Conv
@@ -19,7 +20,9 @@ from fastgmtl.nn.struchis_layer import StrucHISLayer
 from fastgmtl.nn.transformer_conv import TransformerConv
 
 __all__ = [
+    "DAGNN",
     "PLE",
+    "DAGNNConv",
     "Experts",
     "GATConv",
     "GATv2Conv",
