@@ -6,6 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
+from fastgmtl.data.city import city_names, load_city
 from fastgmtl.data.dataset import Dataset
 from fastgmtl.data.dblp import is_dblp, load_dblp
 from fastgmtl.data.debian import load_bookworm, load_debian
@@ -35,6 +36,7 @@ def names() -> list[str]:
             found.append("dblp")
         if is_heco_acm(root / "heco_acm"):
             found.append("heco_acm")
+        found += [f"city:{name}" for name in city_names(root / "city_networks")]
         found += [f"moleculenet:{name}" for name in moleculenet_names(root / "moleculenet_graphs")]
         found += [f"mtl:{name}" for name in mtl_names(root / "mtl_classic")]
         found += [f"planetoid:{name}" for name in planetoid_names(root / "planetoid")]
@@ -46,11 +48,11 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     """The data set of that name, or in that folder.
 
     ``debian`` (comes with the package), ``synthetic``, ``scm:S1`` to ``scm:S4``, ``debian_bookworm``, ``dblp``,
-    ``heco_acm``, ``moleculenet:NAME``, ``mtl:NAME``, ``planetoid:NAME``, ``tu:NAME``; ``stored:DIR``, a graph that
-    :func:`fastgmtl.data.build.build` has stored; or a folder with one, or with the files of one TU data set, of one
-    Planetoid data set, of an HGB data set, or of debian_bookworm, dblp or heco_acm; or a CSV file of SMILES. ``seed``
-    chooses the splits that are random (TU, mtl, links, heco_acm, HGB's validation nodes, stored graphs without one) and
-    what is synthetic; the others have a split of their own.
+    ``heco_acm``, ``city:NAME``, ``moleculenet:NAME``, ``mtl:NAME``, ``planetoid:NAME``, ``tu:NAME``, ``stored:DIR`` (a
+    folder of ``data build``); or a folder with the files of one TU data set, of one Planetoid data set, of an HGB data
+    set, or of debian_bookworm, dblp or heco_acm; or a CSV file of SMILES. ``seed`` chooses the splits that are random
+    (TU, city, mtl, links, heco_acm, HGB's validation nodes, stored graphs without one) and what is synthetic; the
+    others have a split of their own.
 
     Raises ValueError for an unknown name (with the nearest right ones) and for a damaged file, FileNotFoundError for
     absent data: what was looked for, and that FASTGMTL_DATA says where.
@@ -69,7 +71,7 @@ def load(name: str | os.PathLike[str], seed: int = 0) -> Dataset:
     family, colon, member = text.partition(":")
     if colon and family == "stored":
         return load_stored(Path(member), seed)
-    if colon and family in ("tu", "planetoid", "moleculenet", "mtl", "scm"):
+    if colon and family in ("tu", "planetoid", "moleculenet", "mtl", "city", "scm"):
         return _member(family, member, seed)
     if text.endswith((".csv", ".csv.gz")):
         return load_smiles(Path(text))
@@ -88,6 +90,11 @@ def _member(family: str, member: str, seed: int) -> Dataset:
         known = planetoid_names(folder)
         if member in known:
             return load_planetoid(folder, member, seed)
+    elif family == "city":
+        folder = find_folder("city_networks")
+        known = city_names(folder)
+        if member in known:
+            return load_city(folder, member, seed)
     elif family == "moleculenet":
         folder = find_folder("moleculenet_graphs")
         known = moleculenet_names(folder)

@@ -15,11 +15,13 @@ from fastgmtl.methods.rcgrad import RCGrad
 from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
 from fastgmtl.methods.same.method import ESame, ISame, SameConcurrent
 from fastgmtl.methods.shared import Shared
+from fastgmtl.methods.star import Star
 from fastgmtl.methods.struchis import StrucHIS
 from fastgmtl.methods.training import Best, Diverged, Epoch, Method, TrainConfig, Trainer
 
 METHODS: dict[str, type[Method]] = {
     "shared": Shared,
+    "star": Star,
     "struchis": StrucHIS,
     "single-hgb": SingleHGB,
     "shared-hgb": SharedHGB,

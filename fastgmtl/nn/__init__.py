@@ -18,6 +18,7 @@ from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
 from fastgmtl.nn.struchis_layer import StrucHISLayer
 from fastgmtl.nn.transformer_conv import TransformerConv
+from fastgmtl.nn.virtual_nodes import VirtualNodes
 
 __all__ = [
     "DAGNN",
@@ -42,6 +43,7 @@ __all__ = [
     "SimpleHGNConv",
     "StrucHISLayer",
     "TransformerConv",
+    "VirtualNodes",
     "layerwise",
     "recompute",
 ]
