@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data, HeteroData
+from torch_geometric.data import Data, FeatureStore, GraphStore, HeteroData
+from torch_geometric.data.remote_backend_utils import num_nodes
 from torch_geometric.sampler import (
     BaseSampler,
     EdgeSamplerInput,
@@ -23,6 +24,8 @@ from fastgmtl.graph import Graph
 from fastgmtl.ops import neighbor_sample
 from fastgmtl.ops.neighbor_sample import EdgeType, NeighborSample
 
+STORES = (FeatureStore, GraphStore)
+
 
 class NeighborSampler(BaseSampler):  # type: ignore[misc]
     """Uniform sampling of neighbours, hop by hop: :func:`fastgmtl.ops.neighbor_sample` behind PyG's ``BaseSampler``.
@@ -37,7 +40,8 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
     ``n_id``, ``e_id``, ``input_id``, ``num_sampled_nodes`` and ``num_sampled_edges``. Not temporal, not weighted.
 
     Args:
-        data: a ``Data`` or ``HeteroData`` with ``edge_index`` or ``adj_t``; edges are sorted once, here.
+        data: a ``Data`` or ``HeteroData`` with ``edge_index`` or ``adj_t``, or a pair (FeatureStore, GraphStore) of a
+            graph with types; edges are sorted once, here.
         num_neighbors: how many edges a node draws at each hop, -1 for all; of each edge type, or the same for all.
         replace: draw with replacement.
         disjoint: every seed has a neighbourhood of its own; ``batch`` says whose a node is.
@@ -55,13 +59,21 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
         disjoint: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        if not isinstance(data, Data | HeteroData):
-            raise TypeError(f"NeighborSampler: data must be a Data or HeteroData, got {type(data).__name__}")
+        stored = (
+            isinstance(data, tuple) and [isinstance(v, k) for v, k in zip(data, STORES, strict=False)] == [True] * 2
+        )
+        if not isinstance(data, Data | HeteroData) and not stored:
+            raise TypeError(
+                "NeighborSampler: data must be a Data, a HeteroData or a pair (FeatureStore, GraphStore), "
+                f"got {type(data).__name__}"
+            )
         self.num_neighbors = num_neighbors if isinstance(num_neighbors, NumNeighbors) else NumNeighbors(num_neighbors)
         self.replace, self.disjoint, self.generator = replace, disjoint, generator
         self.num_nodes: int | dict[str, int]
         self.graph: Graph | dict[EdgeType, Graph]
-        if isinstance(data, HeteroData):
+        if isinstance(data, tuple):
+            self.graph, self.num_nodes = _stored(*data)
+        elif isinstance(data, HeteroData):
             self.num_nodes = {name: data[name].num_nodes for name in data.node_types}
             self.graph = {
                 kind: _graph(data[kind], self.num_nodes[kind[0]], self.num_nodes[kind[2]]) for kind in data.edge_types
@@ -109,6 +121,24 @@ class NeighborSampler(BaseSampler):  # type: ignore[misc]
             num_sampled_nodes=found.num_nodes,
             num_sampled_edges=found.num_edges,
         )
+
+
+def _stored(features: FeatureStore, edges: GraphStore) -> tuple[dict[EdgeType, Graph], dict[str, int]]:
+    """The graphs by edge type, and the numbers of nodes by node type."""
+    kinds = [attr.edge_type for attr in edges.get_all_edge_attrs()]
+    if not kinds or not all(isinstance(kind, tuple) for kind in kinds):
+        raise ValueError("NeighborSampler: the edges of a GraphStore must have types (source, relation, destination)")
+    counts = {name: num_nodes(features, edges, name) for kind in kinds for name in (kind[0], kind[2])}
+    rows, columns, places = edges.coo()
+    graphs = {}
+    for kind in dict.fromkeys(kinds):
+        pairs, place = torch.stack((rows[kind], columns[kind])).cpu(), (places or {}).get(kind)
+        if place is not None:  # edges are named by where they are in the store
+            back = torch.empty_like(place)
+            back[place] = torch.arange(len(place))
+            pairs = pairs[:, back]
+        graphs[kind] = Graph.from_edge_index(pairs, counts[kind[0]], counts[kind[2]])
+    return graphs, counts
 
 
 def _graph(store: Any, num_src: int, num_dst: int) -> Graph:

@@ -163,7 +163,7 @@ def test_it_can_be_pickled(data: Data) -> None:
 
 
 def test_refused(data: Data) -> None:
-    with pytest.raises(TypeError, match="NeighborSampler: data must be a Data or HeteroData, got list"):
+    with pytest.raises(TypeError, match=r"NeighborSampler: data must be a Data, a HeteroData or a pair .*, got list"):
         NeighborSampler([], [2])
     sampler = NeighborSampler(data, [2])
     with pytest.raises(ValueError, match="temporal sampling is not offered"):
@@ -174,3 +174,31 @@ def test_graphs_without_edges() -> None:
     data = Data(x=torch.ones(3, 1))
     sampler = NeighborSampler(data, [2])
     assert sampler.sample_from_nodes(NodeSamplerInput(None, torch.arange(3))).node.tolist() == [0, 1, 2]
+
+
+def test_stores_of_features_and_edges(typed: HeteroData) -> None:
+    from torch_geometric.testing import MyFeatureStore, MyGraphStore
+
+    features, edges = MyFeatureStore(), MyGraphStore()
+    for name in ("author", "paper", "venue"):
+        features.put_tensor(typed[name].x, group_name=name, attr_name="x", index=None)
+    for kind in typed.edge_types:
+        pairs, size = typed[kind].edge_index, (typed[kind[0]].num_nodes, typed[kind[2]].num_nodes)
+        edges.put_edge_index((pairs[0], pairs[1]), edge_type=kind, layout="coo", size=size)
+    stored, whole = (NeighborSampler(data, [4, 2]) for data in ((features, edges), typed))
+    loaders = [
+        NodeLoader(data, node_sampler=sampler, input_nodes=("paper", torch.arange(10)), batch_size=5)
+        for data, sampler in (((features, edges), stored), (typed, whole))
+    ]
+    batches = []
+    for loader in loaders:
+        torch.manual_seed(3)
+        batches.append(list(loader))
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one["paper"].x, other["paper"].x) and torch.equal(one["author"].x, other["author"].x)
+        for kind in typed.edge_types:
+            assert torch.equal(one[kind].edge_index, other[kind].edge_index)
+    with pytest.raises(TypeError, match=r"a pair \(FeatureStore, GraphStore\), got tuple"):
+        NeighborSampler((edges, features), [1])
+    with pytest.raises(ValueError, match="must have types"):
+        NeighborSampler((features, MyGraphStore()), [1])
