@@ -18,6 +18,7 @@ from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
 from fastgmtl.nn.struchis_layer import StrucHISLayer
 from fastgmtl.nn.transformer_conv import TransformerConv
+from fastgmtl.nn.virgo import virgo_, virgo_variances
 from fastgmtl.nn.virtual_nodes import VirtualNodes
 
 __all__ = [
@@ -46,4 +47,6 @@ __all__ = [
     "VirtualNodes",
     "layerwise",
     "recompute",
+    "virgo_",
+    "virgo_variances",
 ]
