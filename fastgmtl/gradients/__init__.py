@@ -19,6 +19,7 @@ from fastgmtl.gradients.gramian import (
     NashMTL,
     UPGrad,
 )
+from fastgmtl.gradients.influence import Influence, influence
 from fastgmtl.gradients.losses import DWA, FAMO, RLW, STCH, UW, GradNorm, LossWeighting
 from fastgmtl.gradients.simple import Constant, Krum, Mean, Random, Sum
 from fastgmtl.gradients.target import GCS, GNS, MetaBalance, RCGrad, TargetPCGrad
@@ -44,6 +45,7 @@ __all__ = [
     "GradNorm",
     "GradVac",
     "GramAggregator",
+    "Influence",
     "Krum",
     "LossWeighting",
     "Mean",
@@ -57,4 +59,5 @@ __all__ = [
     "TargetPCGrad",
     "UPGrad",
     "backward",
+    "influence",
 ]
