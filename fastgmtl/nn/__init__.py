@@ -9,6 +9,7 @@ from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.hgt_conv import HGTConv
 from fastgmtl.nn.inference import layerwise
+from fastgmtl.nn.hyper_linear import HyperLinear
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
 from fastgmtl.nn.nbfnet import NBFNet, NBFNetConv
@@ -32,6 +33,7 @@ __all__ = [
     "GINConv",
     "GraphConv",
     "HGTConv",
+    "HyperLinear",
     "Linear",
     "MMoE",
     "MoleculeEncoder",
