@@ -107,11 +107,11 @@ class Encoder(nn.Module):
     def _enter(self, x: Tensor) -> Tensor:
         # W ((x - shift) / scale) + b, folded into W and b: the features are not written a second time.
         weight = self.input.weight / self.scale
-        return F.linear(x.to(weight.dtype), weight, self.input.bias - weight @ self.shift).relu()
+        return F.linear(x.to(weight.dtype), weight, self.input.bias - weight @ self.shift).relu_()
 
     def _layer(self, conv: nn.Module, norm: nn.Module, h: Tensor | tuple[Tensor, Tensor], graph: Graph) -> Tensor:
         """The next h, of all nodes or, of a pair (h of all, h of some), of some."""
-        new = F.dropout(norm(conv(h, graph)).relu(), self.config.dropout, self.training)
+        new = F.dropout(norm(conv(h, graph)).relu_(), self.config.dropout, self.training)
         return new + (h[1] if isinstance(h, tuple) else h) if self.config.residual else new
 
 
