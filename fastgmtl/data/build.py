@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ from fastgmtl.data.node_arrays import NodeArrays
 from fastgmtl.data.store import FORMAT, MANIFEST, Progress, begin_npy, put, sync, write_whole
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-JOURNAL = "journal.json"
+JOURNAL, LOCK = "journal.json", "lock"
 BUILD = "fastgmtl build 1"
 # An edge that is read or sorted takes at most so many bytes of memory; and more edges at a time make nothing faster.
 EDGE_BYTES, MOST_EDGES = 128, 1 << 23
@@ -69,8 +70,8 @@ def build(
     array of features or labels that is not finished is. The result is the same, bit for bit.
 
     Raises FileExistsError where ``out`` holds something; ValueError for files that are not what they should be, an
-    index out of range (with the file) and a ``.part`` folder of another build; OSError for a full disk: what was built
-    is kept.
+    index out of range (with the file), and a ``.part`` folder of another build or process; OSError for a full disk:
+    what was built is kept.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -93,7 +94,8 @@ def build(
     part = out.with_name(f"{out.name}.part")
     try:
         part.mkdir(parents=True, exist_ok=True)
-        _Build(part, files, arrays, plan, memory, progress or (lambda stage, done, total: None)).run()
+        with _alone(part):
+            _Build(part, files, arrays, plan, memory, progress or (lambda stage, done, total: None)).run()
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -105,6 +107,23 @@ def build(
     os.replace(part, out)
     (out / JOURNAL).unlink()
     return out
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Held by one process at a time, and let go by one that is killed. Without locks of files (Windows): by all."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        yield
+        return
+    with (folder / LOCK).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is building there") from None
+        yield
+    (folder / LOCK).unlink()
 
 
 def _stamp(path: Path) -> list[Any]:

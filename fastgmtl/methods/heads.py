@@ -38,7 +38,11 @@ class Head(nn.Module):
 
     def forward(self, task: Task, h: Tensor, batch: Dataset) -> Tensor:
         """What the task's loss and score take."""
-        out = self.linear(_pooled(h, batch) if task.level == "graph" else h[batch.rows(task)])
+        if task.level == "graph":
+            h = _pooled(h, batch)
+        elif batch.hetero is not None:
+            h = h[batch.rows(task)]  # also of all rows, a slice's backward writes as much as h is once more
+        out = self.linear(h)
         return out * self.scale + self.shift if task.kind == "regression" else out
 
 

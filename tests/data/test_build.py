@@ -333,6 +333,15 @@ def test_the_beginning_of_another_build_is_left_alone(
         build(**given_files, out=out)
 
 
+def test_two_builds_at_once(given_files: dict[str, Any], tmp_path: Path) -> None:
+    def second(stage: str, *_: int) -> None:
+        if stage == "sorting rows":
+            with pytest.raises(ValueError, match=r"out\.part: another process is building there"):
+                build(**given_files, out=tmp_path / "out")
+
+    assert sorted(_bytes(build(**given_files, out=tmp_path / "out", progress=second))) == sorted(FILES)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
