@@ -16,7 +16,8 @@ from fastgmtl.cli.bench import bench as run_bench
 from fastgmtl.cli.errors import CliError
 from fastgmtl.cli.train import Request
 from fastgmtl.cli.train import train as run_train
-from fastgmtl.methods import METHODS, TrainConfig
+from fastgmtl.distributed import Led, Lost, follows
+from fastgmtl.methods import METHODS, MODES, TrainConfig
 
 
 def _keys() -> str:
@@ -52,6 +53,9 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"keys of {_keys()}")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... (default: auto)")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's)")] = None,
+    dist: Annotated[
+        str | None, typer.Option(help=f"how the processes of torchrun share the work: {', '.join(MODES)}")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="start again in a folder in use")] = False,
 ) -> None:
     """Train a method on a data set; without options: shared on debian, about a minute."""
@@ -66,6 +70,7 @@ def train(
         out=out,
         resume=resume,
         overwrite=overwrite,
+        dist=dist,
     )
     raise typer.Exit(run_train(_console(), request))
 
@@ -136,7 +141,7 @@ def bench(
 
 def _console() -> Console:
     # A log has no width: tables are not squeezed into the 80 columns that rich assumes for it.
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, quiet=follows())
 
 
 def run(arguments: list[str]) -> int:
@@ -145,9 +150,15 @@ def run(arguments: list[str]) -> int:
         app(args=arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    except Led:  # rank 0 says what is wrong
+        return 1
     except CliError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not follows():
+            print(f"error: {error}", file=sys.stderr)
         return error.code
+    except Lost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -170,5 +170,22 @@ class Logs:
             return False
 
 
+class NoLogs(Logs):
+    """Of a process that is not the one that writes."""
+
+    def begin(self, epoch: int) -> None:
+        """Nothing."""
+
+    def add(self, epoch: Epoch) -> None:
+        """Nothing."""
+
+    def event(self, name: str, **values: Any) -> None:
+        """Nothing."""
+
+    def history(self) -> History:
+        """Of no epochs."""
+        return History()
+
+
 def _number(text: str) -> float:
     return float(text) if text else math.nan

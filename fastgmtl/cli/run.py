@@ -6,25 +6,28 @@ import dataclasses
 import shlex
 import signal
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from rich.console import Console
 
 from fastgmtl.cli import checkpoint, heatmap, network, picture, plot, report
 from fastgmtl.cli.errors import CliError
-from fastgmtl.cli.folder import History, Logs, write_json
+from fastgmtl.cli.folder import History, Logs, NoLogs, write_json
 from fastgmtl.cli.machine import machine
 from fastgmtl.cli.progress import progress
 from fastgmtl.data import Dataset, load
-from fastgmtl.methods import METHODS, Diverged, Panel, Plot, TrainConfig, Trainer, constant_score
+from fastgmtl.distributed import World
+from fastgmtl.methods import METHODS, MODES, Diverged, Panel, Plot, TrainConfig, Trainer, constant_score
 
 if TYPE_CHECKING:
     from typing import Self
+
+T = TypeVar("T")
 
 # A process that is killed loses at most this much training.
 SAVE_SECONDS = 10.0
@@ -42,6 +45,7 @@ class Plan:
     threads: int
     config: TrainConfig
     version: str
+    dist: str | None = None  # how several processes share the work
 
     def describe(self) -> dict[str, Any]:
         """Plain values: config.json."""
@@ -82,11 +86,13 @@ class Run:
     console: Console
     plan: Plan
     path: Path
+    world: World = field(default_factory=World)
 
     def __post_init__(self) -> None:
-        self.dataset = dataset(self.plan)
+        self.leads = self.world.rank == 0  # alone prints and writes
+        self.dataset = agreed(self.world, lambda: dataset(self.plan))
         self.trainer = self._trainer()
-        self.logs = Logs(self.path, self.dataset.tasks)
+        self.logs = (Logs if self.leads else NoLogs)(self.path, self.dataset.tasks)
         self.description = {**self.plan.describe(), "dataset": fingerprint(self.dataset)}
         self._saved_best = 0
 
@@ -98,14 +104,16 @@ class Run:
     def train(self, stop: Stop, resume: bool) -> bool:
         """Train to the end or until asked to stop; a checkpoint is there in both cases."""
         self._untrained()
-        self.path.mkdir(exist_ok=True)
-        if resume and (self.path / "last.pt").exists():
+        if self.leads:
+            self.path.mkdir(exist_ok=True)
+        if self.world.lead(lambda: resume and (self.path / "last.pt").exists()):
             self._load()
         else:
             self.logs.begin(0)
             self.logs.event("start", **self.description)
-        write_json(self.path / "config.json", self.plan.describe())
-        write_json(self.path / "machine.json", machine(self.dataset.x.device))
+        if self.leads:
+            write_json(self.path / "config.json", self.plan.describe())
+            write_json(self.path / "machine.json", {**machine(self.dataset.x.device), "ranks": self.world.size})
         try:
             self._epochs(stop)
         except Diverged as error:
@@ -121,7 +129,9 @@ class Run:
         """Test the best weights; write results.json, report.md, curves.png and what the method has to show."""
         history = self._draw()
         result = report.results(self.description, self.dataset, self.trainer, history.seconds)
-        report.write(self.path, result, self.description, again(self.plan, self.path))
+        if not self.leads:
+            return result
+        report.write(self.path, result, self.description, again(self.plan, self.path, self.world.size))
         for name, panels in self.trainer.panels_best().items():
             heatmap.write(self.path, name, f"{self.title}: {name}", panels)
         for name, plots in self.trainer.plots_best().items():
@@ -145,7 +155,8 @@ class Run:
     def _trainer(self) -> Trainer:
         try:
             method = METHODS[self.plan.method]
-            return Trainer(method, self.dataset, self.plan.config, self.plan.seed)
+            mode = None if self.plan.dist is None else MODES[self.plan.dist](self.world)
+            return Trainer(method, self.dataset, self.plan.config, self.plan.seed, mode)
         except ValueError as error:
             raise CliError(f"{self.plan.method} on {self.plan.data}: {error}") from None
 
@@ -157,13 +168,15 @@ class Run:
                 display.update(epoch)
                 if epoch.best:
                     self.logs.event("best", epoch=epoch.epoch, rank=epoch.rank, val=epoch.score)
-                if stop.asked:
+                if self.world.any(stop.asked):
                     return
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save()
                     saved = time.monotonic()
 
     def _save(self) -> None:
+        if not self.leads:
+            return
         checkpoint.save(self.path / "last.pt", self.description, self.trainer.state_dict())
         best = self.trainer.best
         if best is not None and best.epoch != self._saved_best:
@@ -172,7 +185,7 @@ class Run:
 
     def _load(self) -> None:
         path = self.path / "last.pt"
-        content = checkpoint.load(path)
+        content = self.world.lead(lambda: checkpoint.load(path))
         wrong = checkpoint.differences(content["run"], self.description)
         if wrong:
             raise CliError(f"--resume: checkpoint {path} is of another run:\n  " + "\n  ".join(wrong))
@@ -195,7 +208,7 @@ class Run:
 
     def _draw(self) -> History:
         history = self.logs.history()
-        if history.epochs:
+        if history.epochs and self.leads:
             tasks = self.dataset.tasks
             picture.draw(self.path / "curves.png", self.title, tasks, [history], self.constants())
         return history
@@ -232,10 +245,33 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
     }
 
 
-def again(plan: Plan, path: Path) -> str:
+def agreed(world: World, make: Callable[[], T]) -> T:
+    """What ``make`` returns on this rank; where it fails on some ranks, an error on all that names these."""
+    value, error = None, None
+    try:
+        value = make()
+    except CliError as failure:
+        error = str(failure)
+    errors = world.gather(error)
+    wrong = [r for r, message in enumerate(errors) if message is not None]
+    if wrong and len(wrong) < world.size:
+        raise CliError(f"rank {wrong[0]} of {world.size}: {errors[wrong[0]]}")
+    if error is not None:
+        raise CliError(error)
+    return cast(T, value)
+
+
+def launcher(dist: str | None, ranks: int) -> list[str]:
+    """The first words of a command: python, or torchrun where several processes share the work."""
+    start = ["python"] if dist is None or ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks)]
+    return [*start, "-m", "fastgmtl", "train"]
+
+
+def again(plan: Plan, path: Path, ranks: int = 1) -> str:
     """The command that repeats a run."""
     default = type(plan.config)()
-    words = ["python", "-m", "fastgmtl", "train", "--method", plan.method, "--data", plan.data]
+    words = [*launcher(plan.dist, ranks), "--method", plan.method, "--data", plan.data]
+    words += ["--dist", plan.dist] if plan.dist else []
     words += ["--seed", str(plan.seed)] + (["--seeds", str(plan.seeds)] if plan.seeds > 1 else [])
     words += ["--device", plan.device, "--threads", str(plan.threads)]
     for key, value in dataclasses.asdict(plan.config).items():

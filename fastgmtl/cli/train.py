@@ -12,12 +12,14 @@ import torch
 from rich.console import Console
 
 import fastgmtl
+from fastgmtl import distributed
 from fastgmtl.cli import checkpoint, options, picture, report
 from fastgmtl.cli.errors import CliError, unknown
 from fastgmtl.cli.folder import check, make, read_json, write_json
-from fastgmtl.cli.run import Plan, Run, Stop, again
+from fastgmtl.cli.run import Plan, Run, Stop, again, launcher
 from fastgmtl.data import names
-from fastgmtl.methods import METHODS
+from fastgmtl.distributed import World
+from fastgmtl.methods import METHODS, MODES
 
 INTERRUPTED = 130
 DEFAULTS: dict[str, Any] = {"method": "shared", "data": "debian", "seed": 0, "seeds": 1}
@@ -37,6 +39,7 @@ class Request:
     out: Path | None
     resume: bool
     overwrite: bool
+    dist: str | None = None
 
 
 def train(console: Console, request: Request) -> int:
@@ -44,19 +47,37 @@ def train(console: Console, request: Request) -> int:
     if request.resume and request.overwrite:
         raise CliError("--resume and --overwrite: one of them, not both")
     out = request.out or _default_out(request)
-    plan = resolve(request, out)
-    check(out, request.resume, request.overwrite)
+    world = distributed.join(torch.device(_device(request.device or "auto")))
+    plan = world.lead(lambda: _checked(request, out, world))
     torch.set_num_threads(plan.threads)
     with Stop(console) as stop:
         try:
-            code = _runs(console, plan, out, stop, request)
+            code = _runs(console, plan, out, stop, request, world)
         except KeyboardInterrupt:
             _say(console, "interrupted")
             code = INTERRUPTED
+        except RuntimeError as error:
+            if (lost := distributed.lost(world, error)) is None:
+                raise
+            raise lost from None
+    distributed.leave()
     if code and (out / "config.json").exists():
-        command = shlex.join(["python", "-m", "fastgmtl", "train", "--resume", "--out", str(out)])
+        command = shlex.join([*launcher(plan.dist, world.size), "--resume", "--out", str(out)])
         _say(console, f"to go on: {command}")
     return code
+
+
+def _checked(request: Request, out: Path, world: World) -> Plan:
+    """The plan. Nothing is changed."""
+    plan = resolve(request, out)
+    check(out, request.resume, request.overwrite)
+    if plan.dist is None and world.size > 1:
+        raise CliError(f"--dist: {world.size} processes need a way to share the work: {', '.join(MODES)}")
+    if plan.dist is not None:
+        able = [name for name, method in METHODS.items() if plan.dist in method.modes]
+        if plan.method not in able:
+            raise CliError(f"--dist {plan.dist}: {plan.method} cannot be trained so; these can: {', '.join(able)}")
+    return plan
 
 
 def resolve(request: Request, out: Path) -> Plan:
@@ -71,6 +92,9 @@ def resolve(request: Request, out: Path) -> Plan:
     if not 0 <= values["seed"] < 2**63:
         raise CliError(f"--seed: 0 or more is required, got {values['seed']}")
     values["data"] = _data(values["data"])
+    dist = request.dist or stored.get("dist")
+    if dist is not None and dist not in MODES:
+        raise unknown("--dist", dist, MODES)
     same_method = values["method"] == stored.get("method")
     config = options.parse(
         METHODS[values["method"]].config_type, request.settings, stored.get("config") if same_method else None
@@ -81,6 +105,7 @@ def resolve(request: Request, out: Path) -> Plan:
         threads=_threads(_first(request.threads, stored.get("threads"), torch.get_num_threads())),
         config=config,
         version=fastgmtl.__version__,
+        dist=dist,
     )
     wrong = checkpoint.differences(stored, plan.describe()) if stored else []
     if wrong:
@@ -88,15 +113,15 @@ def resolve(request: Request, out: Path) -> Plan:
     return plan
 
 
-def _runs(console: Console, plan: Plan, out: Path, stop: Stop, request: Request) -> int:
+def _runs(console: Console, plan: Plan, out: Path, stop: Stop, request: Request, world: World) -> int:
     """One run, or one a seed. Nothing is written before the data is read and the model built."""
     outcomes: list[report.Results] = []
     histories, constants = [], []
     sources: dict[str, None] = {}  # each once, in order
     for seed in range(plan.seed, plan.seed + plan.seeds):
         path = out / f"seed{seed}" if plan.seeds > 1 else out
-        run = Run(console, dataclasses.replace(plan, seed=seed, seeds=1), path)
-        if not outcomes:
+        run = Run(console, dataclasses.replace(plan, seed=seed, seeds=1), path, world)
+        if not outcomes and run.leads:
             _say(console, run.dataset.summary() + "\n")
             make(out, request.overwrite)
             if plan.seeds > 1:
@@ -109,10 +134,10 @@ def _runs(console: Console, plan: Plan, out: Path, stop: Stop, request: Request)
         histories.append(run.logs.history())
         constants.append(run.constants())
         report.show(console, outcomes[-1])
-    if plan.seeds > 1:
+    if plan.seeds > 1 and run.leads:
         result = report.merged(outcomes)
         described = {**plan.describe(), "dataset": {"source": "; ".join(sources)}}
-        report.write(out, result, described, again(plan, out))
+        report.write(out, result, described, again(plan, out, world.size))
         mean = {name: sum(c[name] for c in constants) / len(constants) for name in constants[0]}
         title = f"{plan.method} on {plan.data}, {plan.seeds} seeds: mean and deviation"
         picture.draw(out / "curves.png", title, run.dataset.tasks, histories, mean)
@@ -134,7 +159,8 @@ def _stored(out: Path) -> dict[str, Any]:
     if not path.exists():
         raise CliError(f"--resume: there is no run in {out} (no config.json); leave --resume out")
     stored = read_json(path)
-    missing = [field.name for field in dataclasses.fields(Plan) if field.name not in stored]
+    optional = {"dist"}  # what a run of one process does without
+    missing = [field.name for field in dataclasses.fields(Plan) if field.name not in {*stored, *optional}]
     if missing:
         raise CliError(f"{path} lacks {', '.join(missing)}: it is not the config.json of a run")
     return stored

@@ -11,6 +11,7 @@ from fastgmtl.methods.gcnet.sgnn_ebm import SGNNEBM
 from fastgmtl.methods.hgb import SharedHGB, SingleHGB
 from fastgmtl.methods.hgt import SharedHGT, SingleHGT
 from fastgmtl.methods.panel import Network, Panel, Plot
+from fastgmtl.methods.parallel import MODES, Mode
 from fastgmtl.methods.rcgrad import RCGrad
 from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
 from fastgmtl.methods.same.method import ESame, ISame, SameConcurrent
@@ -53,10 +54,12 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "METHODS",
+    "MODES",
     "Best",
     "Diverged",
     "Epoch",
     "Method",
+    "Mode",
     "Network",
     "Panel",
     "Plot",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,7 @@ class Encoder(nn.Module):
         self.input = nn.Linear(x.shape[1], width)
         self.convs = nn.ModuleList(_conv(config.conv, width) for _ in range(config.layers))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(config.layers))
+        self.dropout = nn.Dropout(config.dropout)
         # By blocks of rows: features may be mapped, and more than fit in memory.
         plain = torch.stack([((part == 0) | (part == 1)).all(0) for part in x.split(ROWS)]).all(0)
         shift, scale = standard(x, plain)
@@ -111,7 +112,7 @@ class Encoder(nn.Module):
 
     def _layer(self, conv: nn.Module, norm: nn.Module, h: Tensor | tuple[Tensor, Tensor], graph: Graph) -> Tensor:
         """The next h, of all nodes or, of a pair (h of all, h of some), of some."""
-        new = F.dropout(norm(conv(h, graph)).relu_(), self.config.dropout, self.training)
+        new = self.dropout(norm(conv(h, graph)).relu_())
         return new + (h[1] if isinstance(h, tuple) else h) if self.config.residual else new
 
 
@@ -120,6 +121,7 @@ class Shared(Heads):
 
     config_type = Config
     widens = True
+    modes = frozenset({"partition"})
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
         if config.batch_size:
@@ -139,6 +141,17 @@ class Shared(Heads):
         if not self.config.batch_size:
             return [dataset]
         return node_batches(dataset, self.config.batch_size, self.config.fanouts, generator)
+
+    def settle(self) -> None:
+        """The biases before batch norm, which takes them away. Raises ValueError for sampled batches."""
+        if self.config.batch_size:
+            raise ValueError(
+                f"batch_size: parts of a graph are trained on as a whole, 0 is required, got {self.config.batch_size}"
+            )
+        for conv in self.encoder.convs:
+            network: Any = conv.nn if isinstance(conv, GINConv) else (conv,)
+            last: Any = network[-1].lin_l if isinstance(conv, SAGEConv) else network[-1]
+            last.bias.requires_grad_(False)
 
     def embed(self, batch: Dataset) -> Mapping[str, Tensor]:
         """The same for all tasks."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastgmtl.data import Dataset
 from fastgmtl.methods.panel import Network, Panel, Plot
+from fastgmtl.methods.parallel import Mode
 
 if TYPE_CHECKING:
     from typing import Self
@@ -65,6 +66,7 @@ class Method(nn.Module, ABC):
     config_type: ClassVar[type[TrainConfig]]
     # Whether features of other dtypes than float32 are widened part by part; else all are, before the method is built.
     widens: ClassVar[bool] = False
+    modes: ClassVar[frozenset[str]] = frozenset()  # of fastgmtl.methods.parallel, in which several processes train it
 
     @classmethod
     @abstractmethod
@@ -85,6 +87,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
         """The score of each task on a split; NaN where nothing is labelled. Called in eval mode, without gradients."""
+
+    def settle(self) -> None:
+        """Fix the parameters that no loss depends on; called before several processes train the method.
+
+        Their gradients are what rounding leaves, which differs with the number of processes, and Adam makes steps of
+        lr of it.
+        """
 
     def panels(self, batch: Dataset) -> Mapping[str, Sequence[Panel]]:
         """What there is to see of the weights, by the name of the picture. Called as :meth:`evaluate` is."""
@@ -149,13 +158,20 @@ class Trainer:
     is needed to go on (:meth:`load_state_dict` of a Trainer made with the same arguments), bit for bit on a CPU with
     the same number of threads. Random numbers come from ``seed`` alone: those of the caller are neither used nor
     changed. After an exception inside an epoch only a state from before it is good.
+
+    ``mode``: how several processes share the work, each with a Trainer made with the same arguments. Their states are
+    the same, and fit any number of processes.
     """
 
-    def __init__(self, method: type[Method], dataset: Dataset, config: TrainConfig, seed: int = 0) -> None:
+    def __init__(
+        self, method: type[Method], dataset: Dataset, config: TrainConfig, seed: int = 0, mode: Mode | None = None
+    ) -> None:
+        if mode is not None and mode.name not in method.modes:
+            raise ValueError(f"{method.__name__} cannot be trained by several processes in mode {mode.name}")
         if dataset.x.dtype != torch.float32 and not method.widens:
             dataset = replace(dataset, x=dataset.x.float())
-        self.dataset = dataset
         self.config = config
+        self.mode = mode
         self.epoch = 0
         self.stale = 0
         self.best: Best | None = None
@@ -165,6 +181,9 @@ class Trainer:
         self._random = _Random(seed, dataset.x.device)
         with self._random.active():
             self.method = method.build(dataset, config, self._random.generator)
+        self.dataset = dataset if mode is None else mode.take(self.method, dataset)
+        if mode is not None:
+            mode.check(self.method)
         self._optimizer = torch.optim.AdamW(self.method.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
     @property
@@ -181,7 +200,8 @@ class Trainer:
         start = time.perf_counter()
         with self._random.active():
             self.method.train()
-            steps = [self._step(batch) for batch in self.method.batches(self.dataset, self._random.generator)]
+            made = self.method.batches(self.dataset, self._random.generator)
+            steps = [self._step(batch) for batch in (made if self.mode is None else self.mode.batches(made))]
         self.epoch += 1
         due = self.epoch % self.config.evaluate_every == 0 or self.epoch >= self.config.epochs
         score = self.evaluate("val") if due else dict.fromkeys(self.dataset.tasks, math.nan)
@@ -200,8 +220,11 @@ class Trainer:
     def _step(self, batch: Dataset) -> dict[str, float]:
         self._optimizer.zero_grad()
         losses = self.method.step(batch)
-        values = self._finite(losses)
-        self.method.backward(losses)
+        if self.mode is not None:
+            values = self.mode.backward(self.method, losses, self._finite)
+        else:
+            values = self._finite(losses)
+            self.method.backward(losses)
         self._optimizer.step()
         return values
 

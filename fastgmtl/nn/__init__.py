@@ -8,8 +8,8 @@ from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
 from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.hgt_conv import HGTConv
-from fastgmtl.nn.inference import layerwise
 from fastgmtl.nn.hyper_linear import HyperLinear
+from fastgmtl.nn.inference import layerwise
 from fastgmtl.nn.linear import Linear
 from fastgmtl.nn.molecule_encoder import MoleculeEncoder
 from fastgmtl.nn.nbfnet import NBFNet, NBFNetConv

@@ -16,3 +16,7 @@ def test_a_graph_in_parts(processes: Processes, size: int) -> None:
 
 def test_surgery_on_several_ranks(processes: Processes) -> None:
     assert len(processes("checks_surgery", 2)) == 12
+
+
+def test_training_by_several_processes(processes: Processes) -> None:
+    assert len(processes("checks_training", 2)) == 5
