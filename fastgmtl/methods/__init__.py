@@ -15,6 +15,7 @@ from fastgmtl.methods.parallel import MODES, Mode
 from fastgmtl.methods.rcgrad import RCGrad
 from fastgmtl.methods.same.baselines import Classical, FinetuneMulti, Single
 from fastgmtl.methods.same.method import ESame, ISame, SameConcurrent
+from fastgmtl.methods.self_tuning import SelfTuning
 from fastgmtl.methods.shared import Shared
 from fastgmtl.methods.star import Star
 from fastgmtl.methods.struchis import StrucHIS
@@ -46,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "blo": Bilevel,
     "blo+rcgrad": BilevelRCGrad,
     "blo+gns": BilevelGNS,
+    "stn": SelfTuning,
     "labels": LabelHeads,
     "gcnet": GCNet,
     "sgnn": SGNN,

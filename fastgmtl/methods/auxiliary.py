@@ -94,6 +94,7 @@ class Auxiliary(Method):
 
     config_type: ClassVar[type[TrainConfig]] = TasksConfig
     epoch: Tensor
+    target: nn.Module
 
     def __init__(self, dataset: Molecules, config: Config, generator: torch.Generator) -> None:
         super().__init__()

@@ -27,21 +27,27 @@ CLIP, META_LR, MOMENTUM = 25.0, 1e-3, 0.9
 
 
 @dataclass(frozen=True)
-class Config(auxiliary.TasksConfig):
-    """adapt_every: steps from one meta step to the next. meta_share: of the training molecules, held out for it.
-
-    terms, eta: of the Neumann series.
-    """
+class MetaConfig(auxiliary.TasksConfig):
+    """adapt_every: steps from one meta step to the next. meta_share: of the training molecules, held out for it."""
 
     adapt_every: int = 10
     meta_share: float = 0.2
-    terms: int = 3
-    eta: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.adapt_every >= 1, "adapt_every", "at least 1", self.adapt_every)
         require(0 < self.meta_share < 1, "meta_share", "in (0, 1)", self.meta_share)
+
+
+@dataclass(frozen=True)
+class Config(MetaConfig):
+    """terms, eta: of the Neumann series."""
+
+    terms: int = 3
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.terms >= 0, "terms", "0 or more", self.terms)
         require(self.eta > 0, "eta", "positive", self.eta)
 
@@ -100,25 +106,18 @@ def hypergradient(
     return -gram[0, 1:], gram[1:, 1:]
 
 
-class Bilevel(auxiliary.Auxiliary):
-    r"""``blo``: trains on ``L_train = L_0 + sum_t phi_t L_t`` (t = 0 the target) and phi on held-out molecules.
+class MetaLearner(auxiliary.Auxiliary):
+    """What has a meta step every ``adapt_every`` steps, for which the last ``meta_share`` of the training molecules is.
 
-    phi starts at 1 / T. Every ``adapt_every`` steps it goes down the :func:`hypergradient` of the target's loss, summed
-    over all batches of the last ``meta_share`` of the training molecules, at one fresh training batch: clipped to a
-    norm of 25, SGD with learning rate 1e-3 and momentum 0.9, negative entries to 0.
+    Besides it trains on ``L_train = L_0 + sum_t phi_t L_t``, t = 0 the target, with the :meth:`weights` of a subclass.
     """
 
-    config_type: ClassVar[type[TrainConfig]] = Config
-    config: Config
-    phi: Tensor
-    velocity: Tensor
+    config_type: ClassVar[type[TrainConfig]] = MetaConfig
+    config: MetaConfig
     taken: Tensor
 
-    def __init__(self, dataset: Molecules, config: Config, generator: torch.Generator) -> None:
+    def __init__(self, dataset: Molecules, config: MetaConfig, generator: torch.Generator) -> None:
         super().__init__(dataset, config, generator)
-        tasks = len(self.names)
-        self.register_buffer("phi", torch.full((tasks,), 1 / tasks, dtype=torch.float64))
-        self.register_buffer("velocity", torch.zeros(tasks, dtype=torch.float64))
         self.register_buffer("taken", torch.tensor(0))
         kept = int((1 - config.meta_share) * len(self.trained))
         if not 0 < kept < len(self.trained):
@@ -137,9 +136,17 @@ class Bilevel(auxiliary.Auxiliary):
         """Whether phi is trained."""
         return True
 
+    def learned(self) -> Tensor:
+        """phi [T]."""
+        raise NotImplementedError
+
+    def meta_step(self) -> None:
+        """One step of phi."""
+        raise NotImplementedError
+
     def weights(self, gram: Tensor | None) -> Tensor:
         """Weights [T] of the losses in L_train."""
-        weights = self.phi.clone()
+        weights = self.learned().clone()
         weights[0] += 1
         return weights
 
@@ -147,7 +154,41 @@ class Bilevel(auxiliary.Auxiliary):
         """The gradient of L_train, everywhere."""
         weights = self.weights(None)
         torch.autograd.backward([w.to(v) * v for w, v in zip(weights, losses.values(), strict=True)])
-        self.note(weights, None, self.phi)
+        self.note(weights, None, self.learned())
+
+    def _molecules(self, part: Tensor) -> Molecules:
+        return self.dataset.take(part.to(self.dataset.x.device))
+
+    def _view(self, part: Tensor) -> View:
+        return View.of(self.encoder, self._molecules(part), self.generator)
+
+    def history(self) -> Mapping[str, Sequence[Panel | Plot]]:
+        """Conflicts (where they are known), weights, and phi."""
+        return self.conflicts.pictures("phi of the auxiliary tasks")
+
+
+class Bilevel(MetaLearner):
+    r"""``blo``: trains on ``L_train = L_0 + sum_t phi_t L_t`` (t = 0 the target) and phi on held-out molecules.
+
+    phi starts at 1 / T. Every ``adapt_every`` steps it goes down the :func:`hypergradient` of the target's loss, summed
+    over all batches of the last ``meta_share`` of the training molecules, at one fresh training batch: clipped to a
+    norm of 25, SGD with learning rate 1e-3 and momentum 0.9, negative entries to 0.
+    """
+
+    config_type: ClassVar[type[TrainConfig]] = Config
+    config: Config
+    phi: Tensor
+    velocity: Tensor
+
+    def __init__(self, dataset: Molecules, config: Config, generator: torch.Generator) -> None:
+        super().__init__(dataset, config, generator)
+        tasks = len(self.names)
+        self.register_buffer("phi", torch.full((tasks,), 1 / tasks, dtype=torch.float64))
+        self.register_buffer("velocity", torch.zeros(tasks, dtype=torch.float64))
+
+    def learned(self) -> Tensor:
+        """phi [T]."""
+        return self.phi
 
     def meta_step(self) -> None:
         """One step of phi."""
@@ -157,7 +198,7 @@ class Bilevel(auxiliary.Auxiliary):
             grads = torch.autograd.grad(self.target_loss(self._view(part)), shared)
             torch._foreach_add_(validation, grads)
         part = self.trained[torch.randperm(len(self.trained), generator=self.generator)[: self.config.batch]]
-        losses = list(super().step(self._molecules(part)).values())
+        losses = list(auxiliary.Auxiliary.step(self, self._molecules(part)).values())
         factors = self.factors(losses)
         weights = self.phi * factors
         weights[0] += 1
@@ -174,16 +215,6 @@ class Bilevel(auxiliary.Auxiliary):
         gradient = gradient * (CLIP / gradient.norm().clamp(min=CLIP))
         self.velocity.mul_(MOMENTUM).add_(gradient)
         self.phi.sub_(META_LR * self.velocity).clamp_(min=0)
-
-    def _molecules(self, part: Tensor) -> Molecules:
-        return self.dataset.take(part.to(self.dataset.x.device))
-
-    def _view(self, part: Tensor) -> View:
-        return View.of(self.encoder, self._molecules(part), self.generator)
-
-    def history(self) -> Mapping[str, Sequence[Panel | Plot]]:
-        """Conflicts (where they are known, at least at meta steps), weights, and phi."""
-        return self.conflicts.pictures("phi of the auxiliary tasks")
 
 
 class BilevelGNS(Bilevel):

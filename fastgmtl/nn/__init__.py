@@ -16,6 +16,7 @@ from fastgmtl.nn.nbfnet import NBFNet, NBFNetConv
 from fastgmtl.nn.recompute import recompute
 from fastgmtl.nn.rgcn_conv import RGCNConv
 from fastgmtl.nn.sage_conv import SAGEConv
+from fastgmtl.nn.self_tuning import SelfTuningLinear
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
 from fastgmtl.nn.struchis_layer import StrucHISLayer
 from fastgmtl.nn.transformer_conv import TransformerConv
@@ -42,6 +43,7 @@ __all__ = [
     "NBFNetConv",
     "RGCNConv",
     "SAGEConv",
+    "SelfTuningLinear",
     "SharedBottom",
     "SimpleHGNConv",
     "StrucHISLayer",

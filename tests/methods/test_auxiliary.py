@@ -80,10 +80,12 @@ def test_two_epochs_on_clintox(clintox: Dataset, name: str, variant: str | None)
     assert 0 <= second.score["clintox"] <= 1
     pictures = {*trainer.method.history()}
     conflicts = {"cosines", "conflicts", "negative"}
-    want = {"finetune": set(), "mtl": set(), "blo": conflicts | {"weights"}}
+    want = {"finetune": set(), "mtl": set(), "blo": conflicts | {"weights"}, "stn": {"weights"}}
     assert pictures == want.get(name, conflicts | {"weights"})
     if name.startswith("blo") and variant != "as_released":
         assert bool((trainer.method.phi != 1 / 6).any())
+    if name == "stn":
+        assert bool((trainer.method.lam != trainer.method.lam[0]).any())
 
 
 def test_released_weights_are_where_training_starts(clintox: Dataset, data_root: Path) -> None:

@@ -122,15 +122,17 @@ def test_a_every_strategy_is_its_formula(data: Molecules, name: str, variant: st
         method.aggregator.omega.data.copy_(w)
     if name.startswith("blo"):
         method.phi.copy_(phi)
+    if name == "stn":
+        method.lam.copy_(phi.log())
     case = Linear(method)
     method.backward(case.losses())
     want = direct(name, variant, case.g, w, phi)
     torch.testing.assert_close(case.found(), want, rtol=1e-10, atol=1e-10 * float(want.abs().max()))
     signs = torch.sign(case.g @ case.g[0])
     assert name == "finetune" or {-1.0, 1.0} <= {*signs[1:].tolist()}
-    own: dict[str, Tensor] = {"rcgrad as_released": w, "blo": phi, "blo+rcgrad": phi}
+    own: dict[str, Tensor] = {"rcgrad as_released": w, "blo": phi, "blo+rcgrad": phi, "stn": phi}
     scale = own.get(f"{name} {variant}", own.get(name, torch.ones(6)))
-    target = 1 + phi[0] if name in ("blo", "blo+gns") else torch.tensor(1.0)
+    target = 1 + phi[0] if name in ("blo", "blo+gns", "stn") else torch.tensor(1.0)
     if name == "blo+gns":
         n = case.g.norm(dim=1)
         scale = phi * (case.g @ case.g[0] / n**2).clamp(0, 1)
@@ -316,7 +318,7 @@ def test_a_meta_step_is_the_hypergradient_of_held_out_molecules(data: Molecules)
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [*VARIANTS[2:6], ("rcgrad", "as_described"), ("blo", None), ("blo+gns", None)]
+    ("name", "variant"), [*VARIANTS[2:6], ("rcgrad", "as_described"), ("blo", None), ("blo+gns", None), ("stn", None)]
 )
 def test_resume_is_exact(data: Molecules, name: str, variant: str | None) -> None:
     extra = {} if variant is None else {"variant": variant}
