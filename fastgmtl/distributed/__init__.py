@@ -4,7 +4,7 @@ The processes are those of ``torch.distributed``, on gloo or nccl. The loss is t
 """
 
 from fastgmtl.distributed.exchange import all_reduce, exchange
-from fastgmtl.distributed.layers import BatchNorm1d, Dropout, convert
+from fastgmtl.distributed.layers import BatchNorm1d, Dropout, convert, convert_batch_norm
 from fastgmtl.distributed.part import Part
 from fastgmtl.distributed.partition import partition
 from fastgmtl.distributed.tasks import share
@@ -19,6 +19,7 @@ __all__ = [
     "World",
     "all_reduce",
     "convert",
+    "convert_batch_norm",
     "exchange",
     "follows",
     "is_launched",

@@ -93,14 +93,23 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 def convert(module: nn.Module, part: Part) -> nn.Module:
-    """The module with every ``nn.BatchNorm1d`` replaced by one over the rows of all ranks, and every ``nn.Dropout`` by
-    one whose mask depends on the node. Parameters, buffers and their names stay."""
-    if type(module) is nn.Dropout:
-        return Dropout(module.p, part).train(module.training)
+    """:func:`convert_batch_norm`, and every ``nn.Dropout`` replaced by one whose mask depends on the node."""
+    for owner in list(module.modules()):
+        for name, child in owner.named_children():
+            if type(child) is nn.Dropout:
+                setattr(owner, name, Dropout(child.p, part).train(child.training))
+    return convert_batch_norm(module, part.world)
+
+
+def convert_batch_norm(module: nn.Module, world: World) -> nn.Module:
+    """The module with every ``nn.BatchNorm1d`` replaced by one over the rows of all ranks.
+
+    Parameters, buffers and their names stay.
+    """
     if type(module) is nn.BatchNorm1d:
-        return _batch_norm(module, part.world).train(module.training)
+        return _batch_norm(module, world).train(module.training)
     for name, child in module.named_children():
-        setattr(module, name, convert(child, part))
+        setattr(module, name, convert_batch_norm(child, world))
     return module
 
 
@@ -113,4 +122,4 @@ def _batch_norm(child: nn.BatchNorm1d, world: World) -> nn.Module:
     return found
 
 
-__all__ = ["BatchNorm1d", "Dropout", "convert", "row_mask"]
+__all__ = ["BatchNorm1d", "Dropout", "convert", "convert_batch_norm", "row_mask"]

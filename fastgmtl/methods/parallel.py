@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgmtl.data import Dataset
-from fastgmtl.distributed import Part, World, convert, partition, share
+from fastgmtl.distributed import Part, World, convert, convert_batch_norm, partition, share
 from fastgmtl.gradients.ranks import add_up_grads, check_same
 
 Check = Callable[[Mapping[str, Tensor]], dict[str, float]]
@@ -52,9 +52,14 @@ class Mode(ABC):
         like = parameters[0]
         mine = [losses[name].detach().to(like) if name in losses else like.new_zeros(()) for name in names]
         there = [like.new_tensor(float(name in losses)) for name in names]
-        with torch.no_grad():
-            sums, seen = add_up_grads(parameters, self.world.group, torch.stack([*mine, *there])).chunk(2)
+        # A method that aggregates gradients of tasks has added them up to do so.
+        left = [] if method.adds_up else parameters
+        sums, seen = add_up_grads(left, self.world.group, torch.stack([*mine, *there])).chunk(2)
         return check({name: v for name, v, some in zip(names, sums, seen.tolist(), strict=True) if some})
+
+    def agree(self, scores: dict[str, float]) -> dict[str, float]:
+        """The scores of rank 0, by which all decide when to stop."""
+        return self.world.lead(lambda: scores)
 
     def check(self, method: nn.Module) -> None:
         """RuntimeError that names the ranks whose weights are not those of rank 0."""
@@ -86,4 +91,53 @@ class Partition(Mode):
         return share(dataset, part)
 
 
-MODES: dict[str, type[Mode]] = {mode.name: mode for mode in (Partition,)}
+class Episodes(Mode):
+    """Whole episodes of SAME for every rank: inner steps are its own, one message a step adds the meta-gradients up.
+
+    The result is that of one process with the same ``meta_batch``.
+    """
+
+    name = "episodes"
+
+    def take(self, method: Any, dataset: Dataset) -> Dataset:
+        """All of the data: the episodes are shared."""
+        if method.config.meta_batch < self.world.size:
+            raise ValueError(
+                f"meta_batch: must be at least the number of processes, {self.world.size}, for --dist episodes, got "
+                f"{method.config.meta_batch}"
+            )
+        if method.config.batch_norm:
+            raise ValueError("batch_norm: must be false for --dist episodes: its statistics are of one episode each")
+        self.names = tuple(dataset.tasks)
+        return dataset
+
+    def batches(self, made: Iterable[Any]) -> Iterable[Any]:
+        """Of each meta-batch every W-th episode."""
+        return (batch.share(self.world.rank, self.world.size) for batch in made)
+
+
+class Ddp(Mode):
+    """The same graph or samples on every rank, and of each batch of samples a share.
+
+    Batch norm is over the batch of all ranks, losses are divided by its labels: the result is that of one process with
+    the same ``batch``, but for dropout, which every rank draws for its own samples.
+    """
+
+    name = "ddp"
+
+    def take(self, method: Any, dataset: Dataset) -> Dataset:
+        """All of the data: the batches are shared."""
+        method.share_batches(dataset, self.world)
+        convert_batch_norm(method, self.world)
+        return dataset
+
+    def batches(self, made: Iterable[Any]) -> Iterable[Any]:
+        """Of each batch every W-th sample. The ranks' generators part here, and meet again at the end of the epoch."""
+        seed = int(torch.randint(2**62, ()))
+        torch.manual_seed(seed + 1 + self.world.rank)
+        for batch in made:
+            yield batch.share(self.world.rank, self.world.size)
+        torch.manual_seed(seed)
+
+
+MODES: dict[str, type[Mode]] = {mode.name: mode for mode in (Ddp, Partition, Episodes)}

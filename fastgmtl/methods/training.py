@@ -88,6 +88,11 @@ class Method(nn.Module, ABC):
     def evaluate(self, batch: Dataset, split: str) -> dict[str, float]:
         """The score of each task on a split; NaN where nothing is labelled. Called in eval mode, without gradients."""
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether :meth:`backward` leaves the gradients of all processes; otherwise the trainer adds them up."""
+        return False
+
     def settle(self) -> None:
         """Fix the parameters that no loss depends on; called before several processes train the method.
 
@@ -230,7 +235,8 @@ class Trainer:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the present weights. Leaves the run's random numbers as they were."""
-        return self._looking(lambda: self.method.evaluate(self.dataset, split))
+        scores = self._looking(lambda: self.method.evaluate(self.dataset, split))
+        return scores if self.mode is None else self.mode.agree(scores)
 
     def evaluate_best(self, split: str) -> dict[str, float]:
         """The score of each task on a split, with the best weights; the present ones stay."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checks_partition import F, N, random_graph
 
+from fastgmtl import Graph
 from fastgmtl.data import Dataset, Task, TaskSet
+from fastgmtl.data.tasks import NegativeSampler
 from fastgmtl.distributed import World
-from fastgmtl.methods import MODES, Epoch, Shared, Trainer
+from fastgmtl.methods import MODES, Epoch, Method, Mode, Shared, Trainer
+from fastgmtl.methods.gcnet import label_heads as labels_config
+from fastgmtl.methods.gcnet.label_heads import LabelHeads
+from fastgmtl.methods.same import method as same_config
+from fastgmtl.methods.same.method import ESame, ISame
 from fastgmtl.methods.shared import Config
 
 EPOCHS = 12
@@ -92,15 +100,98 @@ def check_going_on_with_another_number_of_ranks(world: World) -> None:
     same([*head, *last], whole)
 
 
+def _given(name: str) -> Any:
+    """What the tests of methods make their data with."""
+    path = Path(__file__).resolve().parents[1] / "methods" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("data_of_methods", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def run(method: type[Method], of: Dataset, config: Any, mode: Mode | None) -> tuple[list[Epoch], Trainer]:
+    """In float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = Trainer(method, of, config, 1, mode)
+        return list(made), made
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def check_episodes(world: World) -> None:
+    """Episodes of all tasks, of one task each, and fewer in the last meta-step than ranks; no message for nothing."""
+    of = _given("_small_graphs")(60, dtype=torch.float64)
+    for method, changes in ((ESame, {}), (ISame, {"uncertainty": "inner"}), (ESame, {"episodes": "single"})):
+        config = same_config.Config(epochs=2, hidden=8, layers=2, batch=6, meta_batch=4, evaluate_every=2, **changes)
+        one, first = run(method, of, config, None)
+        several, second = run(method, of, config, MODES["episodes"](world))
+        assert len(first.method.episodes) % 4 not in (0, 4)  # type: ignore[union-attr, arg-type]
+        for a, b in zip(several, one, strict=True):
+            assert a.loss == pytest.approx(b.loss, abs=1e-9, nan_ok=True)
+        for name, value in second.method.state_dict().items():
+            assert (value - first.method.state_dict()[name]).abs().max() < 1e-10, name
+    with pytest.raises(ValueError, match=f"meta_batch: must be at least the number of processes, {world.size}, for"):
+        run(ESame, of, same_config.Config(epochs=1, hidden=8), MODES["episodes"](world))
+    with pytest.raises(ValueError, match="batch_norm: must be false for --dist episodes"):
+        run(ESame, of, same_config.Config(hidden=8, meta_batch=4, batch_norm=True), MODES["episodes"](world))
+
+
+def table() -> Dataset:
+    """Samples without edges, with labels and numbers; the labels have gaps."""
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(90, 5, generator=g, dtype=torch.float64)
+    where = torch.rand(90, generator=g)
+    split = {"train": where < 0.7, "val": (where >= 0.7) & (where < 0.85), "test": where >= 0.85}
+    labels = (x[:, :3] > 0).float()
+    labels[torch.rand(90, 3, generator=g) < 0.4] = torch.nan
+    tasks = [
+        Task("labels", "multilabel", "node", labels, split, "roc_auc", num_outputs=3),
+        Task("number", "regression", "node", x.sum(1).float(), split, "mae"),
+    ]
+    return Dataset("table", Graph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 90, 90), x, TaskSet(tasks))
+
+
+def check_ddp(world: World) -> None:
+    """A batch shared by the ranks is one batch; with gaps in the labels, batch norm and surgery."""
+    molecules = _given("_molecules")(61)
+    for of, balance in ((table(), "sum"), (table(), "upgrad"), (molecules, "sum"), (molecules, "upgrad")):
+        config = labels_config.Config(epochs=3, hidden=6, batch=16, balance=balance)
+        one, first = run(LabelHeads, of, config, None)
+        several, second = run(LabelHeads, of, config, MODES["ddp"](world))
+        for a, b in zip(several, one, strict=True):
+            assert a.loss == pytest.approx(b.loss, abs=1e-9) and a.score == pytest.approx(b.score, abs=1e-9)
+        for name, value in second.method.state_dict().items():
+            assert (value.double() - first.method.state_dict()[name].double()).abs().max() < 1e-9, (balance, name)
+    losses, _ = run(
+        LabelHeads,
+        table(),
+        labels_config.Config(epochs=3, hidden=6, dropout=0.3, balance="pcgrad"),
+        MODES["ddp"](world),
+    )
+    assert len({tuple(e.loss.values()) for e in losses}) == 3
+    for config, of, message in (
+        (
+            labels_config.Config(balance="uw"),
+            table(),
+            "balance: must be sum, pcgrad or upgrad for --dist ddp, got 'uw'",
+        ),
+        (labels_config.Config(tasks="labels"), data(), "--dist ddp: the data must be many samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(LabelHeads, of, config, MODES["ddp"](world))
+
+
 def check_what_a_mode_cannot_train(world: World) -> None:
     pairs = torch.tensor([[0, 1, 2], [3, 4, 5]])
     split = {name: torch.arange(3) == k for k, name in enumerate(("train", "val", "test"))}
-    from fastgmtl.data.tasks import NegativeSampler
-
     sampler = NegativeSampler(torch.tensor([3]), torch.tensor([0, N]), N)
     link = Task("link", "link", "edge", pairs, split, "roc_auc", sampler=sampler)
     linked = dataclasses.replace(data(), tasks=TaskSet([*data().tasks.values(), link]))
     config = Config(hidden=4, layers=1, epochs=1)
+    with pytest.raises(ValueError, match="Shared cannot be trained by several processes in mode episodes"):
+        Trainer(Shared, data(), config, 0, MODES["episodes"](world))
     with pytest.raises(ValueError, match="--dist partition: all tasks must be about nodes, task link is about pairs"):
         Trainer(Shared, linked, config, 0, MODES["partition"](world))
 

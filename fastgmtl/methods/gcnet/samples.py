@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,10 +111,14 @@ class Labels(Variables):
         parts = (z * self.scale + self.shift).split(self.widths, 1)
         return dict(zip(self.tasks, parts, strict=True))
 
-    def by_task(self, value: Tensor, known: Tensor) -> dict[str, Tensor]:
-        """The mean of value [B, T] over each task's known [B, T] entries; 0 for a task without any."""
-        parts = zip(value.split(self.counts, 1), known.split(self.counts, 1), strict=True)
-        means = [torch.where(k, v, 0).sum() / k.sum().clamp(min=1) for v, k in parts]
+    def by_task(self, value: Tensor, known: Tensor, counts: Tensor | None = None) -> dict[str, Tensor]:
+        """The mean of value [B, T] over each task's known [B, T] entries; 0 for a task without any.
+
+        ``counts`` [T]: how many are known of each variable, where this is not all of the batch.
+        """
+        counts = known.sum(0) if counts is None else counts
+        parts = zip(*(v.split(self.counts, -1) for v in (value, known, counts)), strict=True)
+        means = [torch.where(k, v, 0).sum() / n.sum().clamp(min=1) for v, k, n in parts]
         return dict(zip(self.tasks, means, strict=True))
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
@@ -212,6 +216,15 @@ class Batch(NamedTuple):
 
     samples: Tensor | Dataset
     y: Tensor
+
+    def share(self, rank: int, size: int) -> Batch:
+        """Every ``size``-th sample; all of them for every process where they are fewer than the processes."""
+        if len(self.y) < size:
+            return self
+        rows = torch.arange(rank, len(self.y), size, device=self.y.device)
+        samples = self.samples
+        taken = samples[rows] if isinstance(samples, Tensor) else cast(Molecules, samples).take(rows)
+        return Batch(taken, self.y[rows])
 
 
 class SampleMethod(Method):

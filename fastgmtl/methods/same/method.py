@@ -72,7 +72,8 @@ class EncoderConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class Config(EncoderConfig):
-    """inner_lr, inner_steps: of the adaptation. first_order: without second derivatives.
+    """inner_lr, inner_steps: of the adaptation. first_order: without second derivatives. meta_batch: episodes of a
+    meta-step, whose gradient is the mean of theirs.
 
     episodes: each task on graphs of its own (multi), all on the same (concurrent), or one task an episode (single).
     uncertainty: learned weights exp(-s) of the losses of the inner steps (then alpha exp(-s)) or of the outer ones
@@ -82,6 +83,7 @@ class Config(EncoderConfig):
     inner_lr: float = 0.04
     inner_steps: int = 1
     first_order: bool = False
+    meta_batch: int = 1
     episodes: Kind = "multi"
     uncertainty: Literal["none", "inner", "outer"] = "none"
 
@@ -89,6 +91,7 @@ class Config(EncoderConfig):
         super().__post_init__()
         require(0 < self.inner_lr < math.inf, "inner_lr", "positive", self.inner_lr)
         require(self.inner_steps >= 1, "inner_steps", "at least 1", self.inner_steps)
+        require(self.meta_batch >= 1, "meta_batch", "at least 1", self.meta_batch)
         for key, choices in (("episodes", get_args(Kind)), ("uncertainty", ("none", "inner", "outer"))):
             require(getattr(self, key) in choices, key, " or ".join(choices), getattr(self, key))
 
@@ -103,6 +106,18 @@ class ConcurrentConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.adapt in ("heads", "all"), "adapt", "heads or all", self.adapt)
+
+
+@dataclass(frozen=True, eq=False)
+class MetaBatch:
+    """Episodes of one meta-step: those of one process, of the ``count`` of all."""
+
+    episodes: Sequence[Episode]
+    count: int
+
+    def share(self, rank: int, size: int) -> MetaBatch:
+        """Those of one of several processes."""
+        return MetaBatch(self.episodes[rank::size], self.count)
 
 
 class Embedder(Method):
@@ -139,6 +154,7 @@ class ISame(Embedder):
     """iSAME: every task adapts encoder and head."""
 
     config_type = Config
+    modes = frozenset({"episodes"})
     adapt: ClassVar[Adapt] = "all"
 
     def __init__(self, dataset: Dataset, config: Config, generator: torch.Generator) -> None:
@@ -154,12 +170,23 @@ class ISame(Embedder):
         """Fresh weights; the episodes are made here, once: they are the same in every epoch."""
         return cls(dataset, config, generator).to(dataset.x.device)
 
-    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterable[Episode]:
-        """The episodes."""
-        return self.episodes
+    def batches(self, dataset: Dataset, generator: torch.Generator) -> Iterable[MetaBatch]:
+        """The episodes, ``meta_batch`` at a time."""
+        size = self.config.meta_batch
+        groups = [self.episodes[k : k + size] for k in range(0, len(self.episodes), size)]
+        return [MetaBatch(group, len(group)) for group in groups]
 
-    def step(self, batch: Episode) -> dict[str, Tensor]:
-        """Outer loss of each task of an episode."""
+    def step(self, batch: MetaBatch) -> dict[str, Tensor]:
+        """Outer loss of each task, the mean over the episodes of the meta-batch."""
+        if batch.count == 1 and batch.episodes:
+            return self._losses(batch.episodes[0])
+        losses: dict[str, Tensor] = {}
+        for episode in batch.episodes:
+            for name, loss in self._losses(episode).items():
+                losses[name] = losses.get(name, 0) + loss / batch.count
+        return losses
+
+    def _losses(self, batch: Episode) -> dict[str, Tensor]:
         config, rates = self.config, dict.fromkeys(batch.parts, torch.tensor(self.config.inner_lr))
         s = dict(zip([task.name for task in self.tasks], self.log_variance.unbind(), strict=True))
         if config.uncertainty == "inner":
