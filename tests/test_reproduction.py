@@ -109,6 +109,30 @@ def test_table_of_nbfnet(scripts: Callable[[str], ModuleType]) -> None:
     assert second == "| umls | sum | 3 | 4 | 1 | 50.00 |  | 25.00 |  | 60.00 |  | 80.00 |  |"
 
 
+def test_table_of_systems_has_a_line_for_each_score(scripts: Callable[[str], ModuleType]) -> None:
+    systems = scripts("systems")
+    found = [{"class, accuracy": 0.5, "class, R": 1.5}, {"class, accuracy": 0.7, "class, R": 2.5}]
+    rows = [("influence", "city", "4 layers", str(seed), json.dumps(scores), "1") for seed, scores in enumerate(found)]
+    assert systems.section(rows).splitlines()[2:] == [
+        "| influence | city | 4 layers | class, accuracy | 2 | 60.00 ± 14.14 |",
+        "| influence | city | 4 layers | class, R | 2 | 2.00 ± 0.71 |",
+    ]
+
+
+def test_every_system_is_measured_by_what_it_needs(
+    scripts: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run is called says what it does; methods of the package get the seed."""
+    systems, seen = scripts("systems"), []
+    fake = {key: lambda data, what, key=key: seen.append((key, what)) or {"a": 1.0} for key in systems.RUNS}
+    monkeypatch.setattr(systems, "RUNS", fake)
+    for key in systems.RUNS:
+        assert json.loads(systems.Plan(*key, 3).measure()[0]) == {"a": 1.0}
+    methods = {key[0] for key, what in seen if what == 3}
+    assert methods == {"virtual nodes", "self-tuning"}
+    assert all(what == key[2] for key, what in seen if key[0] not in methods)
+
+
 def test_table_of_same_compares_fold_by_fold(scripts: Callable[[str], ModuleType]) -> None:
     same = scripts("same")
 

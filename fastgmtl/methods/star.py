@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 class Config(shared.Config):
     """conv: gcn or sage. layers: with the last one. embedding: width of the tables by which nodes choose among tasks.
 
-    With an embedding of 0 every node writes to, and reads from, the virtual nodes of all tasks alike.
+    With an embedding of 0 every node writes to, and reads from, the virtual nodes of all tasks alike; tables are for
+    graphs with labels enough to learn them from.
     """
 
-    embedding: int = 8
+    embedding: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,7 +55,7 @@ def test_config_refuses(changes: dict[str, Any], message: str) -> None:
         Config(**changes)
 
 
-@pytest.mark.parametrize(("name", "changes"), [("city:huangpu", {}), ("tu:ENZYMES", {"embedding": 0})])
+@pytest.mark.parametrize(("name", "changes"), [("city:huangpu", {"embedding": 4}), ("tu:ENZYMES", {})])
 @pytest.mark.usefixtures("data_root")
 def test_it_trains_on_real_data(name: str, changes: dict[str, Any]) -> None:
     data = load(name)
