@@ -9,7 +9,7 @@ PYTEST = $(RUN) -m pytest
 TESTS = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal
 
 .PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis \
-	reproduce-rcgrad reproduce-gcnet reproduce-nbfnet reproduce-systems scale
+	reproduce-rcgrad reproduce-gcnet reproduce-nbfnet reproduce-systems reproduce-links scale
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -73,6 +73,10 @@ reproduce-gcnet: $(VENV)/built
 # NBFNet on UMLS, Kinships and Nations; hours on FB15k-237: make reproduce-nbfnet ARGS="--data fb15k237 --seeds 1"
 reproduce-nbfnet: $(VENV)/built
 	$(RUN) -m scripts.reproduce_nbfnet $(ARGS)
+
+# Links of Cora and CiteSeer by common neighbours; make reproduce-links ARGS="--epochs 100 --seeds 3"
+reproduce-links: $(VENV)/built
+	$(RUN) -m scripts.reproduce_links $(ARGS)
 
 # DAGNN, virtual nodes, Virgo, influence, hypernetwork, self-tuning; make reproduce-systems ARGS="--systems DAGNN --seeds 1"
 reproduce-systems: $(VENV)/built

@@ -43,6 +43,8 @@ LEVELLED = (
     "gibbs",
     "gather_relu",
     "rspmm",
+    "intersect",
+    "relu_sum",
     "concrete",
     "relation_gate",
     "gram",

@@ -209,6 +209,30 @@ def test_hgt(benchmark: Any, settings: Settings, data: str, threads: int) -> Non
     compare(benchmark, settings, case, make, lambda: (x, edges))
 
 
+@pytest.mark.parametrize(
+    ("data", "threads"),
+    cases(("debian", "debian_bookworm"), (1, 2), quick=lambda data, threads: data == "debian" and threads == 1),
+)
+def test_hetero_conv(benchmark: Any, settings: Settings, data: str, threads: int) -> None:
+    """HeteroConv of SAGEConv over relations and their inverses: one pass for all of them, beside one for each."""
+    needs_pyg()
+    torch.set_num_threads(threads)
+    hetero = load(data).hetero
+    assert hetero is not None
+    edges, nodes = dict(hetero.edge_index_dict()), dict(hetero.num_nodes)
+    x = {t: graphs.random(n, CHANNELS) for t, n in nodes.items()}
+
+    def make(pyg: Any) -> nn.Module:
+        return Typed(
+            [pyg.HeteroConv({r: pyg.SAGEConv((CHANNELS, CHANNELS), CHANNELS) for r in edges}) for _ in range(3)]
+        )
+
+    number = sum(e.size(1) for e in edges.values())
+    name = f"HeteroConv, {data}, {len(edges)} relations"
+    case = Case("accelerate", name, "train step", threads, sum(nodes.values()), number, CHANNELS)
+    compare(benchmark, settings, case, make, lambda: (x, edges))
+
+
 LAYERS: dict[str, Callable[[Any, int], nn.Module]] = {
     "GCNConv": lambda pyg, d: pyg.GCNConv(d, d),
     "SAGEConv": lambda pyg, d: pyg.SAGEConv(d, d),

@@ -12,8 +12,10 @@
 #include "contract/gcn_norm.h"
 #include "contract/gibbs.h"
 #include "contract/gram.h"
+#include "contract/intersect.h"
 #include "contract/neighbor_sample.h"
 #include "contract/relation_gate.h"
+#include "contract/relu_sum.h"
 #include "contract/rspmm.h"
 #include "contract/sddmm.h"
 #include "contract/task_weights.h"
@@ -244,6 +246,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("gather_relu", &gather_relu, unlocked);
   m.def("gather_relu_backward", &gather_relu_backward, unlocked);
   m.def("rspmm", &rspmm, unlocked);
+  m.def("intersect", &intersect, unlocked);
+  m.def("relu_sum", &relu_sum, unlocked);
+  m.def("relu_sum_backward", &relu_sum_backward, unlocked);
   py::class_<NeighborSample>(m, "NeighborSample")
       .def("nodes_per_hop", [](const NeighborSample& sample, int64_t type) { return sample.nodes.at(type).per_hop; })
       .def("edges_per_hop", [](const NeighborSample& sample, int64_t type) { return sample.edges.at(type).per_hop; })

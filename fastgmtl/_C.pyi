@@ -242,6 +242,34 @@ def rspmm(
     new_arg: Tensor | None,
     threads: int,
 ) -> None: ...
+def intersect(
+    pattern: Pattern,
+    pairs: Tensor,
+    without: Tensor | None,
+    counts: Tensor,
+    both: Tensor | None,
+    first: Tensor | None,
+    second: Tensor | None,
+    threads: int,
+) -> None: ...
+def relu_sum(
+    pattern: Pattern,
+    x: Tensor | None,
+    e: Tensor | None,
+    at_x: Tensor,
+    at_e: Tensor,
+    y: Tensor,
+    threads: int,
+) -> None: ...
+def relu_sum_backward(
+    back: Pattern,
+    g: Tensor,
+    at_x: Tensor,
+    at_e: Tensor,
+    d_x: Tensor | None,
+    d_e: Tensor | None,
+    threads: int,
+) -> None: ...
 
 class NeighborSample:
     def nodes_per_hop(self, type: int) -> list[int]: ...

@@ -221,6 +221,20 @@ class Graph:
         back._lazy["transpose"] = self
         return self._keep("transpose", back)
 
+    def neighbor_sets(self) -> Graph:
+        """The graph whose rows are sets: columns ascend, of parallel edges there is one. Its edges are new. Kept."""
+        return self._once("sets", self._as_sets)
+
+    def _as_sets(self) -> Graph:
+        # Sorted by row, then (stable) by column, then by row.
+        back = self.t()
+        row_ptr, col, _ = csr.transpose(back.row_ptr, back.col, None, self.num_dst)
+        rows, new = self.edge_rows(), torch.ones(self.num_edges, dtype=torch.bool, device=self.device)
+        new[1:] = (col[1:] != col[:-1]) | (rows[1:] != rows[:-1])
+        count = torch.zeros(self.num_edges + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(new, 0, out=count[1:])
+        return Graph(count[row_ptr], col[new], None, self.num_src)
+
     # ------------------------------------------------------------------------------------------- changed copies
 
     def add_self_loops(self) -> Graph:

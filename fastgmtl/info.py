@@ -31,6 +31,9 @@ OPERATORS = (
     "gather_relu",
     "gather_relu_backward",
     "rspmm",
+    "intersect",
+    "relu_sum",
+    "relu_sum_backward",
 )
 
 

@@ -255,6 +255,31 @@ def rspmm(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["y"]
 
 
+RELU = {"at_x": torch.ones(SRC, D), "at_e": torch.ones(E, D)}
+
+
+def relu_sum(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, "x": torch.ones(SRC, D), "e": torch.ones(E, D), **RELU}
+    a |= {"y": torch.empty(DST, D), "threads": 1} | changes
+    kernels.relu_sum(*a.values())
+    return a["y"]
+
+
+def relu_sum_backward(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"back": BACK.pattern, "g": torch.ones(DST, D), **RELU}
+    a |= {"d_x": torch.empty(SRC, D), "d_e": torch.empty(E, D), "threads": 1} | changes
+    kernels.relu_sum_backward(*a.values())
+    return a["d_x"] if a["d_x"] is not None else a["d_e"]
+
+
+def intersect(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": CHAIN.pattern, "pairs": torch.tensor([[1, 1], [1, 2]]), "without": torch.tensor([[2, 2]])}
+    a |= {"counts": torch.tensor([[0, 1, 1]]), "both": torch.empty(1, dtype=torch.int32)}
+    a |= {"first": None, "second": None, "threads": 1} | changes
+    kernels.intersect(*a.values())
+    return a["counts"] if a["both"] is None else a["both"]
+
+
 def neighbor_sample(kernels: ModuleType, **changes: Any) -> Tensor:
     a = {"pattern": CHAIN.pattern, "ends": [(0, 0)], "fanouts": [[1]], "seeds": torch.tensor([2]), "sizes": [3]}
     a |= {"replace": False, "disjoint": False, "seed": 1, "threads": 1} | changes
@@ -280,6 +305,9 @@ FUNCTIONS = {
     "gather_relu": gather_relu,
     "gather_relu_backward": gather_relu_backward,
     "rspmm": rspmm,
+    "intersect": intersect,
+    "relu_sum": relu_sum,
+    "relu_sum_backward": relu_sum_backward,
     "neighbor_sample": neighbor_sample,
     "csr": csr,
     "gcn_norm": gcn_norm,
@@ -300,6 +328,9 @@ TENSORS = {
     "gather_relu": ("h", "s", "t", *AT, "out"),
     "gather_relu_backward": ("g", *AT, "d_h", "d_s", "d_t"),
     "rspmm": ("two", "a", "b", "c", "w", "scale", "arg", "y"),
+    "relu_sum": ("x", "e", *RELU, "y"),
+    "relu_sum_backward": ("g", *RELU, "d_x", "d_e"),
+    "intersect": ("pairs", "without", "counts", "both"),
     "neighbor_sample": ("seeds",),
     "csr": ("row", "col", "edge_id", "row_ptr", "new_col", "new_id"),
     "gcn_norm": ("row_ptr", "col", "weight"),
@@ -314,6 +345,9 @@ OPTIONAL = {
     ("edge_energy", "v"),
     ("gibbs", "known"),
     ("neighbor_sample", "seeds"),
+    *(("intersect", t) for t in ("without", "both")),
+    *(("relu_sum", t) for t in ("x", "e")),
+    *(("relu_sum_backward", t) for t in ("d_x", "d_e")),
     *(("gather_relu", t) for t in ("h", "s", "t")),
     *(("gather_relu_backward", t) for t in ("d_h", "d_s", "d_t")),
     *((f, t) for f in ("gatv2_score", "gatv2_backward") for t in ("at_dst", "at_src", "d_dst", "d_src", "d_att")),

@@ -25,6 +25,31 @@ from test_border import FUNCTIONS, SRC, D, E
             "rspmm: half must divide the columns of a rotation into pairs of blocks, and be 0 else",
         ),
         (
+            "intersect",
+            {"pairs": torch.zeros(3, 2).long()},
+            ValueError,
+            "intersect: pairs must have shape [2, 2], got [3, 2]",
+        ),
+        (
+            "intersect",
+            {"without": torch.zeros(2).long()},
+            ValueError,
+            "intersect: without must have shape [K, Q], got [2]",
+        ),
+        (
+            "intersect",
+            {"counts": torch.zeros(2, 3).long()},
+            ValueError,
+            "intersect: counts must have shape [1, Q + 1] or [3, Q + 1]",
+        ),
+        (
+            "intersect",
+            {"counts": torch.zeros(3, 3).long()},
+            ValueError,
+            "intersect: both, first and second must be given as far as there are parts, or none to count",
+        ),
+        ("intersect", {"both": torch.zeros(1)}, TypeError, "intersect: columns must be an index"),
+        (
             "neighbor_sample",
             {"seeds": torch.tensor([3])},
             IndexError,

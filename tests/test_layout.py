@@ -58,6 +58,7 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
         for place in STEPS.values()
     },
     **{("gather_relu_backward", place): place.format("gather_relu") for place in STEPS.values()},
+    **{("relu_sum_backward", place): place.format("relu_sum") for place in STEPS.values()},
     # The score of GATv2 is a part of attention, of which it is a choice.
     **{
         (noun, place): path
@@ -90,9 +91,11 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
     ("combine", "bench/bench_{}.py"): "bench/bench_gradients.py",
 }
 # Public functions that are compositions of operators, hence without a twin and a bench of their own.
-# What draws has no derivative, or that of something else, and tests that are all its own.
-SAMPLED = {"gibbs", "concrete", "neighbor_sample"}
-COMPOSED = dict.fromkeys(("gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py"))
+# What draws or makes a graph has no derivative, or that of something else, and tests that are all its own.
+SAMPLED = {"gibbs", "concrete", "neighbor_sample", "intersect"}
+COMPOSED = dict.fromkeys(
+    ("common_neighbors", "gcn_norm", "project", "rotate"), ("fastgmtl/ops/{}.py", "tests/ops/test_{}.py")
+)
 
 
 def missing(noun: str, root: Path = ROOT) -> list[str]:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="needs the source tree")
@@ -131,6 +132,15 @@ def test_every_system_is_measured_by_what_it_needs(
     methods = {key[0] for key, what in seen if what == 3}
     assert methods == {"virtual nodes", "self-tuning"}
     assert all(what == key[2] for key, what in seen if key[0] not in methods)
+
+
+def test_table_of_links(scripts: Callable[[str], ModuleType]) -> None:
+    links = scripts("links")
+    rows = [("cora", "NCN", str(seed), "9", "", "3", "0.75", "0.5", "1.0") for seed in range(2)]
+    (line,) = links.section(rows).splitlines()[2:]
+    assert line == "| cora, NCN | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 89.05 ± 0.96 |"
+    scores = torch.tensor([3.0, 1.0, 0.0]), torch.arange(4.0) - 1.5
+    assert [links.hits(*scores, k) for k in (1, 2, 3, 5)] == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
 def test_table_of_same_compares_fold_by_fold(scripts: Callable[[str], ModuleType]) -> None:

@@ -80,5 +80,8 @@ void (*const concrete_edges[])(const ConcreteEdgesArgs&) = FASTGMTL_TABLE(concre
 void (*const gather_relu[])(const GatherReluArgs&) = FASTGMTL_TABLE(gather_relu);
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = FASTGMTL_TABLE(gather_relu_backward);
 void (*const rspmm[])(const RspmmArgs&) = FASTGMTL_TABLE(rspmm);
+void (*const intersect[])(const IntersectArgs&) = FASTGMTL_TABLE(intersect);
+void (*const relu_sum[])(const ReluSumArgs&) = FASTGMTL_TABLE(relu_sum);
+void (*const relu_sum_backward[])(const ReluSumBackwardArgs&) = FASTGMTL_TABLE(relu_sum_backward);
 
 }  // namespace fastgmtl::cpu

@@ -9,7 +9,9 @@
 #include "../contract/gatv2.h"
 #include "../contract/gibbs.h"
 #include "../contract/gram.h"
+#include "../contract/intersect.h"
 #include "../contract/relation_gate.h"
+#include "../contract/relu_sum.h"
 #include "../contract/rspmm.h"
 #include "../contract/sddmm.h"
 #include "../contract/task_weights.h"
@@ -33,6 +35,9 @@ namespace fastgmtl {
   void gather_relu(const GatherReluArgs& args);                      \
   void gather_relu_backward(const GatherReluBackwardArgs& args);     \
   void rspmm(const RspmmArgs& args);                                 \
+  void intersect(const IntersectArgs& args);                         \
+  void relu_sum(const ReluSumArgs& args);                            \
+  void relu_sum_backward(const ReluSumBackwardArgs& args);           \
   void relation_gate(const RelationGateArgs& args);                  \
   void relation_gate_backward(const RelationGateBackwardArgs& args); \
   void gram(const GramArgs& args);                                   \
@@ -75,6 +80,9 @@ extern void (*const concrete_edges[])(const ConcreteEdgesArgs&);
 extern void (*const gather_relu[])(const GatherReluArgs&);
 extern void (*const gather_relu_backward[])(const GatherReluBackwardArgs&);
 extern void (*const rspmm[])(const RspmmArgs&);
+extern void (*const intersect[])(const IntersectArgs&);
+extern void (*const relu_sum[])(const ReluSumArgs&);
+extern void (*const relu_sum_backward[])(const ReluSumBackwardArgs&);
 
 }  // namespace cpu
 }  // namespace fastgmtl

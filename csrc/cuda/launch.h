@@ -8,7 +8,9 @@
 #include "../contract/gatv2.h"
 #include "../contract/gibbs.h"
 #include "../contract/gram.h"
+#include "../contract/intersect.h"
 #include "../contract/relation_gate.h"
+#include "../contract/relu_sum.h"
 #include "../contract/rspmm.h"
 #include "../contract/sddmm.h"
 #include "../contract/task_weights.h"
@@ -36,5 +38,8 @@ void concrete_edges(const ConcreteEdgesArgs& args, int device);
 void gather_relu(const GatherReluArgs& args, int device);
 void gather_relu_backward(const GatherReluBackwardArgs& args, int device);
 void rspmm(const RspmmArgs& args, int device);
+void intersect(const IntersectArgs& args, int device);
+void relu_sum(const ReluSumArgs& args, int device);
+void relu_sum_backward(const ReluSumBackwardArgs& args, int device);
 
 }  // namespace fastgmtl::cuda

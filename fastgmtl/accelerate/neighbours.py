@@ -1,4 +1,4 @@
-"""Fast layers that aggregate neighbours: GCN, GraphSAGE, GIN, GraphConv."""
+"""Fast layers that aggregate neighbours: GCN, GraphSAGE, GIN, GINE, GraphConv."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch_geometric import nn as pyg
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from fastgmtl import nn
-from fastgmtl.accelerate.fast import Fast
+from fastgmtl.accelerate.fast import FLOATS, Fast
 from fastgmtl.accelerate.small import SMALL_OF_MORE
 from fastgmtl.graph import Graph
 from fastgmtl.nn.conv import Edges, Size
@@ -40,6 +40,31 @@ class FastGINConv(Fast, pyg.GINConv, nn.GINConv):  # type: ignore[misc]
         if self._serves(x, edge_index, size):
             return nn.GINConv.forward(self, x, edge_index, size)
         return pyg.GINConv.forward(self, x, edge_index, size)
+
+
+class FastGINEConv(Fast, pyg.GINEConv, nn.GINEConv):  # type: ignore[misc]
+    """:class:`torch_geometric.nn.GINEConv` on :func:`fastgmtl.ops.relu_sum`."""
+
+    def kernel(self) -> str:
+        """The operators that run a call."""
+        return "relu_sum"
+
+    def settings_without_kernel(self) -> str:
+        """Why no call of a layer with these settings can run on the operators; "" if some can."""
+        if self.aggr not in ("add", "sum", "mean"):
+            return f"no kernel for aggr={self.aggr!r}"
+        return Fast.settings_without_kernel(self)  # of a layer that is not of this class yet, too
+
+    def forward(  # type: ignore[override]
+        self, x: Features, edge_index: Edges, edge_attr: Tensor | None = None, size: Size = None
+    ) -> Tensor:
+        """Of the parent."""
+        also = "" if _is_edge_features(edge_attr) else "edge features of another form"
+        if not isinstance(edge_index, Graph) and getattr(edge_index, "layout", None) != torch.strided:
+            also = "edge features beside a sparse matrix"
+        if self._serves(x, edge_index, size, also):
+            return nn.GINEConv.forward(self, x, edge_index, edge_attr, size)
+        return pyg.GINEConv.forward(self, x, edge_index, edge_attr, size)
 
 
 class FastGraphConv(Fast, pyg.GraphConv, nn.GraphConv):  # type: ignore[misc]
@@ -94,6 +119,10 @@ class FastGCNConv(Fast, pyg.GCNConv, nn.GCNConv):  # type: ignore[misc]
         found = getattr(self, name)
         edges, edge_weight = found if isinstance(found, tuple) else (found, None)
         return self._adjacency(edges, x, x, None, edge_weight)
+
+
+def _is_edge_features(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2 and value.layout == torch.strided and value.dtype in FLOATS
 
 
 def weight_without_kernel(weight: Any, edges: Any) -> str:

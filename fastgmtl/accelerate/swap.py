@@ -19,10 +19,12 @@ def accelerate_(
 ) -> Report:
     """Let the PyTorch Geometric layers of a model run on the operators of fastgmtl. In place.
 
-    Layers: GCNConv, SAGEConv, GINConv, GraphConv, GATConv, GATv2Conv, TransformerConv, RGCNConv, HGTConv, wherever
-    they are in ``model``: in PyTorch Geometric's GraphSAGE, GIN or GAT, in a HeteroConv, in what to_hetero has made.
-    The class of each such layer is set to a subclass (``FastSAGEConv``, ...); its parameters, buffers, hooks, device
-    and what an optimiser refers to are the same objects as before, and state_dict, pickle and deepcopy go both ways.
+    Layers: GCNConv, SAGEConv, GINConv, GINEConv, GraphConv, GATConv, GATv2Conv, TransformerConv, RGCNConv, HGTConv,
+    wherever they are in ``model``: in PyTorch Geometric's GraphSAGE, GIN or GAT, in a HeteroConv, in what to_hetero has
+    made. A HeteroConv that adds up (or averages) SAGEConv or GraphConv of one size is a layer itself: one pass over all
+    its relations. The class of each such layer is set to a subclass (``FastSAGEConv``, ...); its parameters, buffers,
+    hooks, device and what an optimiser refers to are the same objects as before, and state_dict, pickle and deepcopy go
+    both ways.
 
     A call gives what it gave before, up to rounding and to the numbers that dropout draws. Where an operator does not
     serve, the layer runs the path of its parent class: for an explainer, for hooks of message passing, under
@@ -55,13 +57,16 @@ def accelerate_(
     if verify is not None and not isinstance(verify, (tuple, Mapping)):
         raise TypeError(f"accelerate_: verify must be a tuple or a mapping of arguments, got {type(verify).__name__}")
     _need_pyg()
+    from torch_geometric.nn import HeteroConv
     from torch_geometric.nn.conv import MessagePassing
 
     from fastgmtl.accelerate.table import FAST, why_not
 
     rows, chosen = [], []
+    within: set[nn.Module] = set()
     for name, layer in model.named_modules():
-        if not isinstance(layer, MessagePassing):
+        fuses = type(layer) is HeteroConv and not why_not(layer)
+        if not (fuses or isinstance(layer, MessagePassing)):
             continue
         was = type(layer).__name__
         reason = why_not(layer)
@@ -70,7 +75,9 @@ def accelerate_(
         rows.append(Row(name, was, was, reason=reason))
         if not reason:
             chosen.append((layer, rows[-1]))
-    named = {layer: row.name for layer, row in chosen}
+            within.update(layer.convs.values() if fuses else ())
+    # A hook would keep a convolution from being one of several in a pass.
+    named = {layer: row.name for layer, row in chosen if layer not in within}
     before = None if verify is None else outputs(model, named, verify)
     for layer, row in chosen:
         layer.__class__ = FAST[type(layer)]
@@ -99,8 +106,9 @@ def deaccelerate_(model: nn.Module) -> int:
         raise TypeError(f"deaccelerate_: model must be a torch.nn.Module, got {type(model).__name__}")
     _need_pyg()
     from fastgmtl.accelerate.fast import Fast
+    from fastgmtl.accelerate.hetero import FastHeteroConv
 
-    fast = [layer for layer in model.modules() if isinstance(layer, Fast)]
+    fast = [layer for layer in model.modules() if isinstance(layer, (Fast, FastHeteroConv))]
     for layer in fast:
         _restore(layer)
     return len(fast)

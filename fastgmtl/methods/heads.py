@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgmtl.data import Dataset, Task
 from fastgmtl.graph import Graph
 from fastgmtl.methods.training import Method
+from fastgmtl.nn import NCN, NCNC
 from fastgmtl.ops import sddmm, spmm
 
 Output = Tensor | tuple[Tensor, Tensor]
@@ -62,24 +63,51 @@ class LinkHead(nn.Module):
             nn.Linear(self.PRODUCTS, 2 * self.PRODUCTS), nn.ReLU(), nn.Linear(2 * self.PRODUCTS, 1)
         )
 
-    def forward(self, h: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, h: Tensor, _: Graph, *pairs: Tensor) -> tuple[Tensor, ...]:
         """Scores [P] for each ``pairs`` int64 [2, P]."""
         z = self.linear(h).unflatten(1, (self.PRODUCTS, -1))
         graphs = [Graph.from_edge_index(p, h.shape[0], h.shape[0]) for p in pairs]
         return tuple(self.network(sddmm(graph, z, z))[:, 0] for graph in graphs)
 
 
-class Heads(Method):
-    """A method that embeds the nodes, for all tasks or for each, and puts a head for each task on top."""
+class NCNHead(nn.Module):
+    """The score of pairs by the neighbours that both nodes have in the message graph; see :class:`fastgmtl.nn.NCN`."""
 
-    def __init__(self, dataset: Dataset, hidden: int, generator: torch.Generator) -> None:
+    predictor: type[NCN] = NCN
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.network = self.predictor(hidden, hidden)
+
+    def forward(self, h: Tensor, graph: Graph, *pairs: Tensor) -> tuple[Tensor, ...]:
+        """Scores [P] for each ``pairs`` int64 [2, P]."""
+        return tuple(self.network(h, graph, p) for p in pairs)
+
+
+class NCNCHead(NCNHead):
+    """The same with completion; see :class:`fastgmtl.nn.NCNC`."""
+
+    predictor = NCNC
+
+
+LINK_HEADS: dict[str, type[nn.Module]] = {"products": LinkHead, "ncn": NCNHead, "ncnc": NCNCHead}
+
+
+class Heads(Method):
+    """A method that embeds the nodes, for all tasks or for each, and puts a head for each task on top.
+
+    ``link_head``: which of LINK_HEADS links get.
+    """
+
+    def __init__(self, dataset: Dataset, hidden: int, generator: torch.Generator, link_head: str = "products") -> None:
         super().__init__()
         self.generator = generator
+        self.link_head = LINK_HEADS[link_head]
         self.heads = nn.ModuleList(self.head(task, hidden) for task in dataset.tasks.values())
 
     def head(self, task: Task, hidden: int) -> nn.Module:
         """A fresh head for embeddings [N, hidden]."""
-        return LinkHead(hidden) if task.kind == "link" else Head(task, hidden)
+        return self.link_head(hidden) if task.kind == "link" else Head(task, hidden)
 
     @abstractmethod
     def embed(self, batch: Dataset) -> Mapping[str, Tensor]:
@@ -107,7 +135,8 @@ class Heads(Method):
         for task, head in zip(batch.tasks.values(), self.heads, strict=True):
             h = embedded[task.name]
             if task.kind == "link":
-                outputs[task.name] = head(h, task.positives(split), task.negatives(split, self.generator))
+                pairs = task.positives(split), task.negatives(split, self.generator)
+                outputs[task.name] = head(h, batch.graph, *pairs)
             else:
                 outputs[task.name] = head(task, h, batch)
         return outputs

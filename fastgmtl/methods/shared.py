@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fastgmtl.data import Dataset
 from fastgmtl.data.batches import check_node_batches, node_batches
 from fastgmtl.graph import Graph
-from fastgmtl.methods.heads import ROWS, Heads, standard
+from fastgmtl.methods.heads import LINK_HEADS, ROWS, Heads, standard
 from fastgmtl.methods.training import TrainConfig, require
 from fastgmtl.nn import GCNConv, GINConv, SAGEConv, layerwise, recompute
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Config(TrainConfig):
     """conv: the layer of the encoder. hidden: its width. layers: how many. dropout: after each layer.
 
-    residual: whether a layer adds to what it was given instead of replacing it.
+    residual: whether a layer adds to what it was given instead of replacing it. link_head: what scores links:
+    dot products, common neighbours (ncn), or those and likely ones (ncnc).
     recompute: keep the input of each layer only, the backward computes the rest again.
     batch_size: of nodes whose neighbourhoods are sampled for a step; 0 for steps over the whole graph. neighbors: how
     many each node draws at each hop, as 10,10; -1 for all.
@@ -42,6 +43,7 @@ class Config(TrainConfig):
     layers: int = 3
     dropout: float = 0.4
     residual: bool = True
+    link_head: Literal["products", "ncn", "ncnc"] = "products"
     recompute: bool = False
     batch_size: int = 0
     neighbors: str = "10,10,10"
@@ -52,6 +54,7 @@ class Config(TrainConfig):
         require(self.hidden >= 1, "hidden", "at least 1", self.hidden)
         require(self.layers >= 1, "layers", "at least 1", self.layers)
         require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        require(self.link_head in LINK_HEADS, "link_head", ", ".join(LINK_HEADS), self.link_head)
         require(self.batch_size >= 0, "batch_size", "0 or more", self.batch_size)
         hops = self.neighbors.split(",")
         whole = all(hop.strip().lstrip("-").isdecimal() and int(hop) >= -1 for hop in hops)
@@ -127,7 +130,7 @@ class Shared(Heads):
         if config.batch_size:
             check_node_batches("batch_size", dataset)
         encoder = Encoder(dataset.x, config)
-        super().__init__(dataset, config.hidden, generator)
+        super().__init__(dataset, config.hidden, generator, config.link_head)
         self.encoder = encoder
         self.config = config
 

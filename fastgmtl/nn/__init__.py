@@ -1,11 +1,13 @@
 """Layers with PyTorch Geometric's signatures, and their multi-task forms (``num_tasks=T``)."""
 
+from fastgmtl.nn.common_neighbors import NCN, NCNC
 from fastgmtl.nn.dagnn import DAGNN, DAGNNConv
 from fastgmtl.nn.experts import PLE, Experts, MMoE, MultiSFS, SharedBottom
 from fastgmtl.nn.gat_conv import GATConv
 from fastgmtl.nn.gatv2_conv import GATv2Conv
 from fastgmtl.nn.gcn_conv import GCNConv
 from fastgmtl.nn.gin_conv import GINConv
+from fastgmtl.nn.gine_conv import GINEConv
 from fastgmtl.nn.graph_conv import GraphConv
 from fastgmtl.nn.hgt_conv import HGTConv
 from fastgmtl.nn.hyper_linear import HyperLinear
@@ -25,6 +27,8 @@ from fastgmtl.nn.virtual_nodes import VirtualNodes
 
 __all__ = [
     "DAGNN",
+    "NCN",
+    "NCNC",
     "PLE",
     "DAGNNConv",
     "Experts",
@@ -32,6 +36,7 @@ __all__ = [
     "GATv2Conv",
     "GCNConv",
     "GINConv",
+    "GINEConv",
     "GraphConv",
     "HGTConv",
     "HyperLinear",

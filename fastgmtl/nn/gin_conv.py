@@ -63,7 +63,10 @@ class GINConv(Conv):
         """x' of the formula above."""
         x_src, x_dst = self._pair(x)
         graph, weight = self._adjacency(edge_index, x_src, x_dst, size, sparse_values=False)
-        out = self._aggregate(graph, x_src, weight)
+        return self._updated(self._aggregate(graph, x_src, weight), x_dst)
+
+    def _updated(self, out: Tensor, x_dst: Tensor | None) -> Tensor:
+        """The network of the aggregate and the nodes themselves."""
         if x_dst is not None:
             # An own epsilon for each task, [T, 1], or a neighbour sum for each needs the root's task axis.
             if x_dst.dim() == 2 and (self.eps.dim() == 2 or out.dim() == 3):

@@ -2,6 +2,7 @@
 
 from fastgmtl.ops.attention import attention
 from fastgmtl.ops.combine import combine
+from fastgmtl.ops.common_neighbors import common_neighbors
 from fastgmtl.ops.concrete import concrete
 from fastgmtl.ops.edge_delta import edge_delta
 from fastgmtl.ops.flip_energy import flip_energy
@@ -10,9 +11,11 @@ from fastgmtl.ops.gcn_norm import gcn_norm
 from fastgmtl.ops.gibbs import gibbs
 from fastgmtl.ops.gram import gram
 from fastgmtl.ops.grouped_matmul import grouped_matmul
+from fastgmtl.ops.intersect import intersect
 from fastgmtl.ops.neighbor_sample import neighbor_sample
 from fastgmtl.ops.project import project
 from fastgmtl.ops.relation_gate import relation_gate
+from fastgmtl.ops.relu_sum import relu_sum
 from fastgmtl.ops.rotate import rotate
 from fastgmtl.ops.rspmm import rspmm
 from fastgmtl.ops.sddmm import sddmm
@@ -21,6 +24,7 @@ from fastgmtl.ops.spmm import spmm
 __all__ = [
     "attention",
     "combine",
+    "common_neighbors",
     "concrete",
     "edge_delta",
     "flip_energy",
@@ -29,9 +33,11 @@ __all__ = [
     "gibbs",
     "gram",
     "grouped_matmul",
+    "intersect",
     "neighbor_sample",
     "project",
     "relation_gate",
+    "relu_sum",
     "rotate",
     "rspmm",
     "sddmm",

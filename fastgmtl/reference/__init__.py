@@ -9,7 +9,9 @@ from fastgmtl.reference.gather_relu import gather_relu
 from fastgmtl.reference.gibbs import gibbs
 from fastgmtl.reference.gram import gram
 from fastgmtl.reference.grouped_matmul import grouped_matmul
+from fastgmtl.reference.intersect import intersect
 from fastgmtl.reference.relation_gate import relation_gate
+from fastgmtl.reference.relu_sum import relu_sum
 from fastgmtl.reference.rspmm import rspmm
 from fastgmtl.reference.sddmm import sddmm
 from fastgmtl.reference.spmm import spmm
@@ -24,7 +26,9 @@ __all__ = [
     "gibbs",
     "gram",
     "grouped_matmul",
+    "intersect",
     "relation_gate",
+    "relu_sum",
     "rspmm",
     "sddmm",
     "spmm",

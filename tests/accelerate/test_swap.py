@@ -46,7 +46,7 @@ def test_report() -> None:
             "own": OwnSAGE(F, 4),
             "median": pyg.SAGEConv(F, 4, aggr="median"),
             "list": pyg.SAGEConv(F, 4, aggr=["sum", "max"]),
-            "gin": pyg.GINEConv(mlp()),
+            "gin": pyg.GINEConv(mlp(), aggr="max"),
             "cheb": pyg.ChebConv(F, 4, 2),
             "gcn": pyg.GCNConv(F, 4),
             "lin": nn.Linear(F, 4),
@@ -58,7 +58,7 @@ def test_report() -> None:
         ("own", "OwnSAGE", "OwnSAGE", "", "a subclass of SAGEConv, whose methods may be others"),
         ("median", "SAGEConv", "SAGEConv", "", "no kernel for aggr='median'"),
         ("list", "SAGEConv", "SAGEConv", "", "no kernel for aggr=['sum', 'max']"),
-        ("gin", "GINEConv", "GINEConv", "", "no kernel for the rectified sum of node and edge features"),
+        ("gin", "GINEConv", "GINEConv", "", "no kernel for aggr='max'"),
         ("cheb", "ChebConv", "ChebConv", "", "no kernel"),
         ("gcn", "GCNConv", "GCNConv", "", "filter_fn"),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from pyg_layers import F, assert_same, assert_same_half, run, served
+from pyg_layers import NODES, RELATIONS, F, assert_same, assert_same_half, hetero, outcome, run, served
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import assert_module
@@ -105,31 +105,7 @@ def test_rgcn_in_half_precision(x: Tensor, simple_edges: Tensor, types: Tensor) 
 
 # ------------------------------------------------------------------------------------------- dicts of features
 
-NODES = {"author": 7, "paper": 9, "term": 5}
-RELATIONS = [
-    ("author", "writes", "paper"),
-    ("paper", "cites", "paper"),
-    ("paper", "by.way", "author"),
-    ("term", "to", "paper"),
-    ("paper", "back", "term"),
-]
 METADATA = (list(NODES), RELATIONS)  # one with a name that a dict of parameters has to rename
-
-
-def hetero(width: int = F) -> tuple[dict[str, Tensor], dict[Any, Tensor]]:
-    x = {t: torch.randn(n, width) for t, n in NODES.items()}
-    edges = {r: torch.stack([torch.randint(0, NODES[t], (15,)) for t in (r[0], r[2])]) for r in RELATIONS}
-    return x, edges
-
-
-def outcome(layer: nn.Module, x: dict[str, Tensor], *args: Any) -> list[Tensor]:
-    leaves = {t: v.clone().requires_grad_() for t, v in x.items()}
-    out = layer(leaves, *args)
-    values = [out[t] for t in sorted(out) if out[t] is not None]
-    loss = sum((v.double() * torch.arange(1, v.numel() + 1).view(v.shape).sin()).sum() for v in values)
-    inputs = [*leaves.values(), *layer.parameters()]
-    grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-    return [*values, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, inputs, strict=True))]
 
 
 @pytest.mark.parametrize("width", [F, 8])  # 8: with the skip connection

@@ -1,4 +1,4 @@
-"""gather_relu and the operators within it."""
+"""gather_relu and relu_sum, and the operators within them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from calls.base import Call, Draw, Maker, internal
 from fastgmtl import ops, reference
 from fastgmtl.ops.gather_relu import gather_relu_backward_op, gather_relu_op
+from fastgmtl.ops.relu_sum import relu_sum_backward_op, relu_sum_op
 
 CALLS: dict[str, Maker] = {}
 
@@ -30,6 +31,20 @@ def _backward(draw: Draw) -> tuple[Tensor, ...]:
     return draw.normal(draw.graph.num_edges, draw.tasks, draw.width), *_parts(draw)
 
 
+def _ends(draw: Draw) -> tuple[Tensor, Tensor]:
+    """Of sources and of edges."""
+    return draw.nodes("src", 2), draw.normal(draw.graph.num_edges, draw.width)
+
+
+def _relu_sum(draw: Draw) -> Call:
+    run, twin = (lambda *t, m=m: m.relu_sum(draw.graph, *t) for m in (ops, reference))
+    return Call("relu_sum", draw.graph, _ends(draw), run, twin)
+
+
+def _some_ends(draw: Draw, slots: str) -> tuple[Tensor | None, ...]:
+    return *(v if name in slots else None for name, v in zip("xe", _ends(draw), strict=True)), *_ends(draw)
+
+
 def _fill() -> None:
     CALLS["gather_relu"] = _public
     name = "gather_relu_op-relu"
@@ -40,6 +55,15 @@ def _fill() -> None:
     for wanted in (7, 5, 2, 1):
         name = f"gather_relu_backward_op-{wanted}"
         CALLS[name] = internal(name, gather_relu_backward_op, _backward, wanted=wanted)
+    CALLS["relu_sum"] = _relu_sum
+    name = "relu_sum_op-relu"
+    CALLS[name] = internal(name, relu_sum_op, lambda d: (*_ends(d), None, None))
+    for slots in ("xe", "x", "e"):
+        name = f"relu_sum_op-{slots}"
+        CALLS[name] = internal(name, relu_sum_op, lambda d, s=slots: _some_ends(d, s))
+    for wanted in (3, 2, 1):
+        name = f"relu_sum_backward_op-{wanted}"
+        CALLS[name] = internal(name, relu_sum_backward_op, lambda d: (d.nodes("dst", 2), *_ends(d)), wanted=wanted)
 
 
 _fill()

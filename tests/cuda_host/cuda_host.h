@@ -106,6 +106,7 @@ inline unsigned __ballot_sync(unsigned mask, int vote, CUDA_HOST_SITE) {
     if (mask >> lane & 1) out |= static_cast<unsigned>(cuda_host::machine.me().gathered[lane]) << lane;
   return out;
 }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __any_sync(unsigned mask, int vote, CUDA_HOST_SITE) { return __ballot_sync(mask, vote, file, line) != 0; }
 inline int __all_sync(unsigned mask, int vote, CUDA_HOST_SITE) { return __ballot_sync(mask, vote, file, line) == mask; }
 

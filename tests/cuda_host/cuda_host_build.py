@@ -165,6 +165,9 @@ class Host:
             "gather_relu",
             "gather_relu_backward",
             "rspmm",
+            "intersect",
+            "relu_sum",
+            "relu_sum_backward",
             "gram",
             "combine",
             "task_weights",
@@ -364,6 +367,26 @@ class Host:
         to, message, half, reduce = options
         head = [*pattern.views(), _views(inputs), to, message, ctypes.c_int64(half), reduce]
         self._call("cuda_host_rspmm", *head, _view(y), _view(new_arg))
+
+    def intersect(
+        self,
+        pattern: Pattern,
+        pairs: Tensor,
+        without: Tensor | None,
+        counts: Tensor,
+        outputs: Sequence[Tensor | None] = (None, None, None),
+    ) -> None:
+        """``outputs``: what is listed of both, first and second; none to count."""
+        head = [*pattern.views(), _views([pairs, without]), _view(counts)]
+        self._call("cuda_host_intersect", *head, _views(outputs))
+
+    def relu_sum(self, pattern: Pattern, inputs: list[Tensor | None], y: Tensor) -> None:
+        """``inputs``: from x to at_e."""
+        self._call("cuda_host_relu_sum", *pattern.views(), _views(inputs), _view(y))
+
+    def relu_sum_backward(self, back: Pattern, inputs: list[Tensor | None], outputs: list[Tensor | None]) -> None:
+        """``inputs``: from g to at_e; ``outputs``: d_x and d_e."""
+        self._call("cuda_host_relu_sum_backward", *back.views(), _views(inputs), _views(outputs))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

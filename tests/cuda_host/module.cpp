@@ -6,7 +6,9 @@
 #include "contract/attention.h"
 #include "contract/gatv2.h"
 #include "contract/gram.h"
+#include "contract/intersect.h"
 #include "contract/relation_gate.h"
+#include "contract/relu_sum.h"
 #include "contract/rspmm.h"
 #include "contract/sddmm.h"
 #include "contract/task_weights.h"
@@ -30,6 +32,9 @@ void (*const concrete_edges[])(const ConcreteEdgesArgs&) = {nullptr};
 void (*const gather_relu[])(const GatherReluArgs&) = {nullptr};
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = {nullptr};
 void (*const rspmm[])(const RspmmArgs&) = {nullptr};
+void (*const intersect[])(const IntersectArgs&) = {nullptr};
+void (*const relu_sum[])(const ReluSumArgs&) = {nullptr};
+void (*const relu_sum_backward[])(const ReluSumBackwardArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
 void (*const relation_gate_backward[])(const RelationGateBackwardArgs&) = {nullptr};
 void (*const gram[])(const GramArgs&) = {nullptr};
@@ -285,6 +290,38 @@ const char* cuda_host_gather_relu_backward(const Tensor* const* pattern, int64_t
     fastgmtl::gather_relu_backward(call.pattern(*pattern[0], *pattern[1], *pattern[2], cols),
                                    call.pattern(*pattern[3], *pattern[4], *pattern[5], rows), in(0, "g"), in(1, "at_h"),
                                    in(2, "at_s"), in(3, "at_t"), out(0, "d_h"), out(1, "d_s"), out(2, "d_t"), 1);
+  });
+}
+
+const char* cuda_host_intersect(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                const Tensor* const* inputs, const Tensor* counts, const Tensor* const* outputs) {
+  Call call;
+  return call.run([&] {
+    const auto out = [&](int i, const char* name) { return call.view(name, *outputs[i], true); };
+    const bool lists = outputs[0]->rank >= 0;
+    fastgmtl::intersect(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("pairs", *inputs[0]),
+                        call.view("without", *inputs[1]), call.view("counts", *counts, !lists), out(0, "both"),
+                        out(1, "first"), out(2, "second"), 1);
+  });
+}
+
+const char* cuda_host_relu_sum(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                               const Tensor* const* inputs, const Tensor* y) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::relu_sum(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "x"), in(1, "e"), in(2, "at_x"),
+                       in(3, "at_e"), call.view("y", *y, true), 1);
+  });
+}
+
+const char* cuda_host_relu_sum_backward(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                        const Tensor* const* inputs, const Tensor* const* outputs) {
+  Call call;
+  return call.run([&] {
+    const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
+    fastgmtl::relu_sum_backward(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "g"), in(1, "at_x"), in(2, "at_e"),
+                                call.view("d_x", *outputs[0], true), call.view("d_e", *outputs[1], true), 1);
   });
 }
 

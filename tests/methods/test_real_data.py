@@ -1,15 +1,17 @@
-"""Every method over typed layers on the real data: losses fall, labels may be missing."""
+"""Methods on real data: all over typed layers (losses fall, labels may be missing), links of a citation graph."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import cache
 from typing import Any
 
 import pytest
 
-from fastgmtl.data import Dataset, load
-from fastgmtl.methods import METHODS, Trainer
+from fastgmtl.data import Dataset, TaskSet, load
+from fastgmtl.methods import METHODS, Shared, Trainer
+from fastgmtl.methods.shared import Config as SharedConfig
 
 STRUCHIS = [
     pytest.param("struchis", {"variant": variant, "sharing": sharing}, id=f"struchis {variant} {sharing}")
@@ -66,3 +68,16 @@ def test_all_of_debian(name: str) -> None:
 def _has_gaps(data: Dataset) -> None:
     assert data.hetero is not None and len(data.hetero.relations) == 38
     assert bool(data.tasks["tags"].target.isnan().any())
+
+
+@pytest.mark.usefixtures("data_root")
+def test_links_of_cora_by_common_neighbours() -> None:
+    """After three epochs: half of the pairs are told apart by what they have in common, few by dot products."""
+    data = _load("planetoid:cora")
+    data = dataclasses.replace(data, tasks=TaskSet([data.tasks["link"]]))
+    scores = {}
+    for head in ("products", "ncn"):
+        config = SharedConfig(hidden=32, epochs=3, evaluate_every=3, link_head=head)  # type: ignore[arg-type]
+        *_, last = Trainer(Shared, data, config)
+        scores[head] = last.score["link"]
+    assert scores["ncn"] > 0.65 and scores["ncn"] > scores["products"] + 0.05

@@ -84,11 +84,28 @@ def test_link_scores(mixed: Dataset) -> None:
     h = torch.randn(mixed.num_nodes, 16)
     pairs = torch.randint(mixed.num_nodes, (2, 50), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        score, flipped = head(h, pairs, pairs.flip(0))
+        score, flipped = head(h, mixed.graph, pairs, pairs.flip(0))
         z = head.linear(h)
         products = torch.stack([(z[pairs[0]] * z[pairs[1]])[:, c].sum(1) for c in torch.arange(16).split(2)], 1)
         torch.testing.assert_close(score, head.network(products)[:, 0])
         torch.testing.assert_close(score, flipped)
+
+
+@pytest.mark.parametrize("kind", ["ncn", "ncnc"])
+def test_links_by_common_neighbours(mixed: Dataset, kind: str) -> None:
+    """The head sees the message graph and is trained with the rest."""
+    method = _build(mixed, hidden=16, dropout=0.0, link_head=kind)
+    network = method.heads[3].network
+    assert type(network).__name__ == kind.upper()
+    task, h = mixed.tasks["link"], method.encoder(mixed.x, mixed.graph)
+    positive, _ = method.outputs(mixed, "val")["link"]
+    torch.testing.assert_close(positive, network(h, mixed.graph, task.positives("val")))
+    losses = method.step(mixed)
+    method.backward(losses)
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    with pytest.raises(ValueError, match="link_head: must be products, ncn, ncnc, got 'ncm'"):
+        Config(link_head="ncm")  # type: ignore[arg-type]
 
 
 def test_features_are_standardised_but_not_words(mixed: Dataset) -> None:
