@@ -212,6 +212,28 @@ def test_what_is_finished_is_not_done_again(
     assert runs[0] == total + 1
 
 
+def test_an_array_that_is_finished_is_not_copied_again(
+    given_files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def stop(_: int) -> None:
+        if (tmp_path / "out.part" / "label0.npy").exists():
+            raise Killed
+
+    with pytest.raises(Killed), stopped(monkeypatch, stop):
+        build(**given_files, out=out)
+    before = (tmp_path / "out.part" / "x.npy").stat().st_ino
+    assert (build(**given_files, out=out) / "x.npy").stat().st_ino == before
+
+
+def test_many_runs_and_buckets_are_the_graph_of_the_edge_index(given_files: dict[str, Any], tmp_path: Path) -> None:
+    graph = open_stored(build(**given_files, out=tmp_path / "out")).graph
+    same = Graph.from_edge_index(torch.from_numpy(_edges()), NODES, NODES)
+    for one, other in zip(graph.pattern[:3], same.pattern[:3], strict=True):
+        assert torch.equal(one, other)  # type: ignore[arg-type]
+
+
 def test_a_full_disk_is_explained_and_loses_nothing(
     whole: tuple[dict[str, bytes], int], given_files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
