@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fastgmtl.cli import data as module
 from fastgmtl.cli.data import size
@@ -53,6 +56,14 @@ def test_build_check_show_and_train(cli: Cli, files: Path) -> None:
         assert (code, err) == (0, "")
         with open(files / run / "metrics.csv", newline="") as file:
             assert len(list(csv.DictReader(file))) == 6
+
+
+def test_a_terminal_gets_a_bar_a_stage(files: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    options = {"num_nodes": None, "features": files / "x.npy", "dtype": "float16", "split": None, "edge_ids": False}
+    module.build_graph(console, [files / "edges.csv"], files / "g", "1GiB", [], source="", **options)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(re.search(rf"{stage} +.*100%", shown) for stage in ("reading edges", "sorting rows", "features"))
 
 
 def test_a_relative_name_is_found_from_anywhere(cli: Cli, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

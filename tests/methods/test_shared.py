@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_recomputation_changes_no_number(mixed: Dataset, conv: str) -> None:
 
 
 @pytest.mark.parametrize("conv", ["sage", "gin"])
-def test_inference_by_blocks_is_the_forward_pass(mixed: Dataset, conv: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_by_blocks_is_the_forward_pass(mixed: Dataset, conv: str) -> None:
     method = _build(mixed, conv=conv).double().eval()
     x = mixed.x.double()
     with torch.no_grad():
@@ -184,11 +185,14 @@ def test_inference_by_blocks_is_the_forward_pass(mixed: Dataset, conv: str, monk
 
 
 @pytest.mark.parametrize("conv", ["gcn", "sage"])
-def test_sampled_training_learns_and_repeats(conv: str) -> None:
+def test_sampled_training_learns_and_repeats(conv: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = synthetic(num_nodes=600, num_tasks=2, missing=0.2, seed=0)
     config = Config(conv=conv, hidden=16, layers=2, dropout=0.0, epochs=8, batch_size=64, neighbors="8, 8")
     one, other = (Trainer(Shared, data, config) for _ in range(2))
     epochs, again = list(one), list(other)
+    parts = unittest.mock.Mock(wraps=one.method.encoder.inference)
+    monkeypatch.setattr(one.method.encoder, "inference", parts)
+    assert one.evaluate("val") == epochs[-1].score and parts.called == (conv == "sage")
     assert [(e.loss, e.score) for e in epochs] == [(e.loss, e.score) for e in again]
     assert epochs[-1].rank > epochs[0].rank + 0.1
     # Scores are those of the whole graph.
@@ -217,7 +221,7 @@ def test_sampled_training_is_for_nodes_of_one_graph(mixed: Dataset) -> None:
         _build(mixed, batch_size=8)
 
 
-def test_half_precision_features(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_features() -> None:
     data = synthetic(num_nodes=300, num_tasks=2, seed=0)
     half = dataclasses.replace(data, x=data.x.bfloat16())
     wide = dataclasses.replace(data, x=half.x.float())
