@@ -151,7 +151,10 @@ class _Build:
         fresh = {"format": BUILD, "plan": self.plan, "runs": [], "largest": -1, "read": False, "buckets": 0}
         if not path.exists():
             return fresh
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not valid JSON ({error}); remove {self.folder} to begin anew") from error
         differs = [key for key in self.plan if found.get("plan", {}).get(key) != self.plan[key]]
         if found.get("format") != BUILD or differs:
             raise ValueError(
@@ -240,11 +243,14 @@ class _Build:
     # ------------------------------------------------------------------------------------------- runs to rows
 
     def _sort(self, runs: list[Run], num_nodes: int, num_edges: int) -> None:
+        done = self.journal["buckets"]
+        if "bounds" in self.journal and done == len(self.journal["bounds"]):
+            return
+        for run in runs:
+            run.check()
         if "bounds" not in self.journal:
             self._note(bounds=choose_buckets(group_sizes(runs, num_nodes), self.at_once))
-        bounds, done = self.journal["bounds"], self.journal["buckets"]
-        if done > len(bounds) - 1:
-            return
+        bounds = self.journal["bounds"]
         index = index_dtype(num_edges, num_nodes)
         with (
             _Column(self.folder / "row_ptr.npy", torch.int64, num_nodes + 1) as row_ptr,

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fastgmtl.data.files import Array, require
+from fastgmtl.data.files import Array, map_npy, require
 
 TEXT = (".txt", ".csv", ".tsv", ".edges", ".el", ".gz")
 TABLE = (".parquet", ".pq")
@@ -71,10 +71,7 @@ def length(path: Path) -> int:
 
 def _open_npy(path: Path) -> Array:
     """[2, E], mapped."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable npy file ({error})") from error
+    array = map_npy(path)
     right = array.ndim == 2 and array.dtype.kind in "iu" and 2 in array.shape
     require(path, right, f"must be integers [2, E] or [E, 2], got {array.dtype} {list(array.shape)}")
     return array if array.shape[0] == 2 else array.T

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastgmtl import csr
-from fastgmtl.data.files import Array
+from fastgmtl.data.files import Array, require
 from fastgmtl.data.store import put, write_whole
 
 GROUP = 1024  # rows
@@ -33,6 +33,12 @@ class Run:
     start: int  # edges of the runs before it
     index: np.dtype[Any]  # of destinations and sources
     ids: bool
+
+    def check(self) -> None:
+        """ValueError unless the file is as long as it was written."""
+        size = 8 * (self.groups + 1) + self.edges * (2 * self.index.itemsize + (4 if self.ids else 0))
+        fine = self.path.is_file() and self.path.stat().st_size == size
+        require(self.path, fine, f"{size} bytes are required; remove {self.path.parent.parent} to begin anew")
 
     def bounds(self) -> Array:
         """Where each group begins and the last one ends."""

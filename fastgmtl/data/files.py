@@ -74,6 +74,19 @@ def read_npz(path: Path, forms: Mapping[str, Form], optional: Iterable[str] = ()
     return found
 
 
+def map_npy(path: Path) -> Array:
+    """The array of an npy file, read from the mapped file where it is used; nothing is unpickled.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming it, for one that is damaged or truncated.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy and the tokenizer of headers raise a dozen types for damaged bytes
+        raise ValueError(f"{path}: not a readable npy file ({error})") from error
+
+
 def read_lines(path: Path, encoding: str = "ascii") -> tuple[Path, list[str]]:
     """The lines of a text file, which may be there as ``path.gz``, and where they were found.
 

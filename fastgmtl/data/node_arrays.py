@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgmtl.data.files import Array, require
+from fastgmtl.data.files import Array, map_npy, require
 from fastgmtl.data.store import BLOCK, Progress, begin_npy, put
 
 FEATURES = ("float32", "float64", "bfloat16", "float16")
@@ -66,7 +66,7 @@ class NodeArrays:
 
     def _sized(self, path: Path, kinds: str, ranks: tuple[int, ...]) -> Array:
         """The array of a file, mapped; its rows must be those of the others."""
-        array = _open(path)
+        array = map_npy(path)
         right = array.dtype.kind in kinds and array.ndim in ranks
         require(path, right, f"must be of kind {kinds!r} and rank {ranks}, got {array.dtype} {list(array.shape)}")
         if self.num_nodes is None:
@@ -106,7 +106,7 @@ def _entry(name: str, kind: str, metric: str, outputs: int, array: str) -> dict[
 
 def _copying(path: Path, dtype: str, progress: Callable[[int, int], object] | None = None) -> Copy:
     def copy(file: IO[bytes]) -> None:
-        array, kind, done = _open(path), getattr(torch, dtype), 0
+        array, kind, done = map_npy(path), getattr(torch, dtype), 0
         begin_npy(file, kind, array.shape)
         for block in _blocks(path, array):
             put(file, _bits(torch.from_numpy(block.astype(block.dtype.newbyteorder("="))).to(kind)))
@@ -121,19 +121,9 @@ def _bits(value: Tensor) -> Array:
     return value.contiguous().view(torch.uint16).numpy() if value.dtype == torch.bfloat16 else value.numpy()
 
 
-def _open(path: Path) -> Array:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable npy file ({error})") from error
-    return array
-
-
 def _blocks(path: Path, array: Array) -> Iterator[Array]:
     """Rows in blocks of about BLOCK bytes; mapped anew for each, so that pages that were read are let go."""
     width = max(1, math.prod(array.shape[1:]) * array.dtype.itemsize)
     step = max(1, BLOCK // width)
     for at in range(0, len(array), step):
-        yield np.array(_open(path)[at : at + step])
+        yield np.array(map_npy(path)[at : at + step])

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fastgmtl.csr import index_dtype
-from fastgmtl.data.files import Array, require
+from fastgmtl.data.files import Array, map_npy, require
 from fastgmtl.graph import Graph
 
 MANIFEST = "graph.json"
@@ -80,9 +80,9 @@ def open_stored(folder: str | os.PathLike[str], verify: bool = False) -> Stored:
     x = arrays.get("x")
     require(path, x is None or (x.dim() == 2 and x.shape[0] == nodes), f"x must have shape [{nodes}, F]")
     for task in manifest["tasks"]:
-        known = isinstance(task, dict) and task.get("array") in arrays
-        require(path, known, f"task {task} has no array")
-        require(path, arrays[task["array"]].shape[:1] == (nodes,), f"{task['name']} must have {nodes} rows")
+        value = arrays.get(task["array"])
+        fits = value is not None and value.shape[:1] == (nodes,)
+        require(path, fits, f"task {task['name']} must have an array of {nodes} rows")
     ends = [int(arrays["row_ptr"][0]), int(arrays["row_ptr"][-1])]
     require(folder / "row_ptr.npy", ends == [0, edges], f"rows must begin at 0 and end at {edges}, got {ends}")
     graph = Graph(arrays["row_ptr"], arrays["col"], arrays.get("edge_id"), nodes)
@@ -151,14 +151,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     kinds = {"num_nodes": int, "num_edges": int, "arrays": dict, "tasks": list, "source": str}
     for key, kind in kinds.items():
         require(path, isinstance(found.get(key), kind), f"{key} must be of type {kind.__name__}")
+    for number, task in enumerate(found["tasks"]):
+        _check_entry(path, f"task {number}", task, _TASK)
     for name, entry in found["arrays"].items():
-        keys = {"file": str, "dtype": str, "shape": list, "bytes": int, "sha256": str}
-        right = isinstance(entry, dict) and all(isinstance(entry.get(k), kind) for k, kind in keys.items())
-        require(path, right, f"array {name} must have {', '.join(keys)}")
+        _check_entry(path, f"array {name}", entry, _ARRAY)
         # A manifest from elsewhere opens no file outside of its folder.
         require(path, Path(entry["file"]).name == entry["file"], f"array {name}: file must be a name in the folder")
         require(path, entry["dtype"] in DTYPES, f"array {name}: dtype must be one of {', '.join(DTYPES)}")
     return found
+
+
+_TASK = {"name": str, "kind": str, "metric": str, "num_outputs": int, "array": str}
+_ARRAY = {"file": str, "dtype": str, "shape": list, "bytes": int, "sha256": str}
+
+
+def _check_entry(path: Path, what: str, entry: Any, kinds: Mapping[str, type]) -> None:
+    right = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+    require(path, right, f"{what} must have {', '.join(kinds)}")
 
 
 def describe(path: Path, dtype: str) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def describe(path: Path, dtype: str) -> dict[str, Any]:
     digest = hashlib.sha256()
     for block in _blocks(path):
         digest.update(block)
-    shape = list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    shape = list(map_npy(path).shape)
     size = path.stat().st_size
     return {"file": path.name, "dtype": dtype, "shape": shape, "bytes": size, "sha256": digest.hexdigest()}
 
@@ -225,7 +234,7 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtyp
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return read(file)
-    except ValueError as error:
+    except Exception as error:  # numpy and the tokenizer of headers raise a dozen types for damaged bytes
         raise ValueError(f"{path}: not a readable npy file ({error})") from error
 
 

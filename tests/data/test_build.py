@@ -264,6 +264,7 @@ def test_it_is_the_graph_of_the_edge_index(
     nodes = int(index.max(initial=-1)) + 1 + extra
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_EDGES", at_once)
+        patch.setattr(os, "fsync", lambda _: None)
         out = build(folder / "edges.npy", folder / "g", num_nodes=nodes if extra else None, edge_ids=ids)
     graph, same = open_stored(out, verify=True).graph, Graph.from_edge_index(torch.from_numpy(index), nodes, nodes)
     assert torch.equal(graph.row_ptr, same.row_ptr) and torch.equal(graph.col, same.col)
@@ -352,6 +353,19 @@ def test_the_beginning_of_another_build_is_left_alone(
         build(**{**given_files, "dtype": "float32"}, out=out)
     np.save(given_files["edges"][1], _edges(3001)[:, 1300:])
     with pytest.raises(ValueError, match=r"another build \(edges differ\)"):
+        build(**given_files, out=out)
+
+
+def test_a_damaged_beginning(given_files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, part = tmp_path / "out", tmp_path / "out.part"
+    with pytest.raises(Killed), stopped(monkeypatch, _raise_at(30, Killed())):
+        build(**given_files, out=out)
+    run = part / "runs" / "000001"
+    run.write_bytes(run.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"000001: \d+ bytes are required; remove .*out\.part to begin anew"):
+        build(**given_files, out=out)
+    (part / module.JOURNAL).write_text("{")
+    with pytest.raises(ValueError, match=r"journal\.json: not valid JSON .*; remove .*out\.part to begin anew"):
         build(**given_files, out=out)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -15,6 +16,7 @@ from fastgmtl.data.store import mapped, open_stored, verify_stored
 from fastgmtl.ops import neighbor_sample, spmm
 
 NODES, EDGES = 300, 4000
+TASK = {"name": "a", "kind": "class", "metric": "accuracy", "num_outputs": 2, "array": "col"}
 
 
 @pytest.fixture
@@ -137,7 +139,9 @@ def test_corrupt(folder: Path, name: str, at: int, value: int, message: str) -> 
         ({"num_nodes": "300"}, r"num_nodes must be of type int"),
         ({"num_nodes": 301}, r"row_ptr must be int64 \[302\], got int64 \[301\]"),
         ({"num_edges": 3999}, r"col must be int32 \[3999\], got int32 \[4000\]"),
-        ({"tasks": [{"name": "a", "array": "label0"}]}, r"task .* has no array"),
+        ({"tasks": [{"name": "a", "array": "x"}]}, r"task 0 must have name, kind, metric, num_outputs, array"),
+        ({"tasks": [{**TASK, "array": "label0"}]}, r"task a must have an array of 300 rows"),
+        ({"tasks": [{**TASK, "array": "col"}]}, r"task a must have an array of 300 rows"),
         ({"arrays": {}}, r"array row_ptr is missing"),
     ],
 )
@@ -181,3 +185,22 @@ def test_files_that_are_no_arrays(tmp_path: Path, raw: bytes) -> None:
     path.write_bytes(raw)
     with pytest.raises(ValueError, match=r"a\.npy"):
         mapped(path, torch.float32)
+
+
+def test_no_changed_byte_goes_unseen_or_crashes(folder: Path) -> None:
+    """Of any file; of the manifest only what is text for people (the source) may change."""
+    draw, files = np.random.default_rng(0), sorted(folder.iterdir())
+    for _ in range(400):
+        path = files[draw.integers(len(files))]
+        before = path.read_bytes()
+        at = int(draw.integers(len(before) if draw.random() < 0.5 else min(len(before), 128)))
+        changed = before[:at] + bytes([before[at] ^ int(draw.integers(1, 256))]) + before[at + 1 :]
+        path.write_bytes(changed)
+        if path.name != "graph.json":
+            with pytest.raises(ValueError, match=path.name):
+                open_stored(folder, verify=True)
+        else:
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                assert torch.equal(open_stored(folder, verify=True).graph.col, open_stored(folder).graph.col)
+        path.write_bytes(before)
+    open_stored(folder, verify=True)
