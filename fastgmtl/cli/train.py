@@ -59,12 +59,15 @@ def train(console: Console, request: Request) -> int:
         except RuntimeError as error:
             if (lost := distributed.lost(world, error)) is None:
                 raise
-            raise lost from None
+            raise distributed.Lost(f"{lost}; to go on: {_to_go_on(plan, out, world)}") from None
     distributed.leave()
     if code and (out / "config.json").exists():
-        command = shlex.join([*launcher(plan.dist, world.size), "--resume", "--out", str(out)])
-        _say(console, f"to go on: {command}")
+        _say(console, f"to go on: {_to_go_on(plan, out, world)}")
     return code
+
+
+def _to_go_on(plan: Plan, out: Path, world: World) -> str:
+    return shlex.join([*launcher(plan.dist, world.size), "--resume", "--out", str(out)])
 
 
 def _checked(request: Request, out: Path, world: World) -> Plan:
