@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from checks_partition import F, N, random_graph
 
 from fastgmtl import Graph
 from fastgmtl.data import Dataset, Task, TaskSet
 from fastgmtl.data.tasks import NegativeSampler
-from fastgmtl.distributed import World
+from fastgmtl.distributed import Part, World, cost
 from fastgmtl.methods import MODES, Epoch, Method, Mode, Shared, Trainer
 from fastgmtl.methods.gcnet import label_heads as labels_config
 from fastgmtl.methods.gcnet.label_heads import LabelHeads
@@ -200,3 +201,33 @@ def check_a_rank_that_begins_with_other_weights_is_named(world: World) -> None:
     last = world.size - 1
     with pytest.raises(RuntimeError, match=f"^training: weights of rank {last} differ from those of rank 0"):
         Trainer(Shared, data(), Config(hidden=4, layers=1), world.rank // last, MODES["partition"](world))
+
+
+def check_the_cost_model_counts_what_is_sent(world: World) -> None:
+    """Bytes of rows, bytes of sums and how many of them, of a real step."""
+    made = trainer(world, layers=3)
+    part = made.dataset.graph
+    assert isinstance(part, Part)
+    sent, summed = [], []
+    swap, add = dist.all_to_all_single, dist.all_reduce
+
+    def swapped(out: torch.Tensor, rows: torch.Tensor, *args: Any, **options: Any) -> Any:
+        sent.append(rows.numel() * rows.itemsize)
+        return swap(out, rows, *args, **options)
+
+    def added(value: torch.Tensor, *args: Any, **options: Any) -> Any:
+        summed.append(value.numel() * value.itemsize)
+        return add(value, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_to_all_single", swapped)
+        patch.setattr(dist, "all_reduce", added)
+        made.method.train()
+        made._step(made.dataset)
+    given = [p for p in made.method.parameters() if p.requires_grad]
+    encoder = cost.Encoder(3, 8, sum(p.numel() for p in given), len(given), len(made.dataset.tasks), itemsize=8)
+    others = sum(n > 0 for n in part.recv)
+    share = cost.Share(part.num_dst, part.num_edges, part.halo.numel(), part.send.numel(), others)
+    expected = cost.partition_step(encoder, share, world.size)
+    assert (sum(sent), sum(summed), len(summed)) == (expected.exchanged, expected.reduced, expected.sums)
+    assert len(sent) == 2 * 3 and expected.messages == len(sent) * others + len(summed) * 2 * (world.size - 1)

@@ -19,4 +19,4 @@ def test_surgery_on_several_ranks(processes: Processes) -> None:
 
 
 def test_training_by_several_processes(processes: Processes) -> None:
-    assert len(processes("checks_training", 2)) == 7
+    assert len(processes("checks_training", 2)) == 8
