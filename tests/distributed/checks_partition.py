@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgmtl import Graph, ops
@@ -290,6 +292,41 @@ def check_two_losses_through_one_exchange(world: World) -> None:
         (g,) = torch.autograd.grad(big.pow(power).sum(), whole, retain_graph=True)
         (h,) = torch.autograd.grad(small.pow(power).sum(), mine, retain_graph=True)
         close(h, g[part.nodes], 1e-10)
+
+
+def check_interior_rows_are_summed_while_the_halo_travels(world: World) -> None:
+    """Forward, and backward: what is sent leaves before, and is waited for after, the work on interior rows."""
+    events: list[str] = []
+    swap, real = dist.all_to_all_single, ops.spmm
+
+    class Work:
+        def __init__(self, work: Any) -> None:
+            self.work = work
+
+        def wait(self) -> None:
+            events.append("arrived")
+            self.work.wait()
+
+    def swapped(*args: Any, **options: Any) -> Work:
+        events.append("sent")
+        return Work(swap(*args, **options))
+
+    def watched(graph: Graph, x: Tensor, *args: Any) -> Tensor:
+        name = "interior" if graph is part.interior else "boundary"
+        events.append(name)
+        out = real(graph, x, *args)
+        out.register_hook(lambda grad: events.append(f"{name} back"))
+        return out
+
+    part = Part.of(random_graph(), owners(world)["random"], world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_to_all_single", swapped)
+        patch.setattr("fastgmtl.distributed.part.spmm", watched)
+        out = part.aggregate(torch.randn(part.num_dst, F, requires_grad=True))
+        assert events == ["sent", "interior", "arrived", "boundary"]
+        events.clear()
+        out.sum().backward()
+    assert events == ["boundary back", "sent", "interior back", "arrived"]
 
 
 def check_what_does_not_fit(world: World) -> None:

@@ -13,9 +13,11 @@ import torch.distributed as dist
 from checks_partition import F, N, random_graph
 
 from fastgmtl import Graph
+from fastgmtl.cli.errors import CliError
+from fastgmtl.cli.run import agreed
 from fastgmtl.data import Dataset, Task, TaskSet
 from fastgmtl.data.tasks import NegativeSampler
-from fastgmtl.distributed import Part, World, cost
+from fastgmtl.distributed import Led, Part, World, cost
 from fastgmtl.methods import MODES, Epoch, Method, Mode, Shared, Trainer
 from fastgmtl.methods.gcnet import label_heads as labels_config
 from fastgmtl.methods.gcnet.label_heads import LabelHeads
@@ -231,3 +233,22 @@ def check_the_cost_model_counts_what_is_sent(world: World) -> None:
     expected = cost.partition_step(encoder, share, world.size)
     assert (sum(sent), sum(summed), len(summed)) == (expected.exchanged, expected.reduced, expected.sums)
     assert len(sent) == 2 * 3 and expected.messages == len(sent) * others + len(summed) * 2 * (world.size - 1)
+
+
+def check_an_error_on_one_rank_is_told_on_all(world: World) -> None:
+    last = world.size - 1
+
+    def make(ranks: tuple[int, ...]) -> int:
+        if world.rank in ranks:
+            raise CliError("no such file")
+        return 7
+
+    assert agreed(world, lambda: make(())) == 7
+    for ranks, message in (((last,), f"rank {last} of {world.size}: no such file"), (tuple(range(9)), "no such file")):
+        with pytest.raises(CliError) as error:
+            agreed(world, lambda ranks=ranks: make(ranks))  # type: ignore[misc]
+        assert str(error.value) == message
+    with pytest.raises(CliError if world.rank == 0 else Led, match="no such file"):
+        world.lead(lambda: make((0,)))
+    assert world.lead(lambda: world.rank + 3) == 3
+    assert world.any(world.rank == last) and not world.any(False)

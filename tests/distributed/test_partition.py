@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgmtl import Graph
-from fastgmtl.distributed import Part, World, partition
+from fastgmtl import Graph, HeteroGraph
+from fastgmtl.data import Dataset, Task, TaskSet
+from fastgmtl.distributed import Part, World, partition, share
 
 
 def _grid(side: int) -> Graph:
@@ -113,3 +114,32 @@ def test_what_one_sends_is_what_the_other_waits_for(size: int) -> None:
         assert bool((owner[src[torch.isin(dst, inner)]] == p.world.rank).all())
         assert torch.equal(p.in_degree(), graph.in_degree()[p.nodes])
         assert f"{144 if size == 1 else len(p.nodes)} of 144 nodes" in repr(p)
+
+
+def test_labels_of_every_node_type_go_with_their_nodes() -> None:
+    """A task about one of two types: its nodes have their labels and splits, the others none."""
+    pairs = torch.tensor([[0, 1, 1, 3], [2, 0, 1, 4]])
+    hetero = HeteroGraph.from_dict({("a", "to", "b"): pairs}, {"a": 4, "b": 5})
+
+    def task(node_type: str, kind: str, target: Tensor, outputs: int) -> Task:
+        split = {part: torch.arange(len(target)) % 3 == k for k, part in enumerate(("train", "val", "test"))}
+        metric = {"class": "accuracy", "regression": "mae"}[kind]
+        return Task(node_type, kind, "node", target, split, metric, node_type, outputs)
+
+    tasks = TaskSet([task("b", "class", torch.arange(5), 5), task("a", "regression", torch.arange(4.0), 1)])
+    data = Dataset.from_hetero("two", hetero.add_inverse_relations(), {}, tasks, "somewhere")
+    owner = torch.tensor([0, 1, 1, 0, 1, 0, 1, 0, 0])
+    parts = [Part.of(data.graph, owner, World(r, 2)) for r in (0, 1)]
+    shares = [share(data, part) for part in parts]
+    for name, first in (("a", 0), ("b", 4)):
+        given = data.tasks[name]
+        for part, mine in zip(parts, shares, strict=True):
+            got = mine.tasks[name]
+            about = (part.nodes >= first) & (part.nodes < first + len(given.target))
+            rows = part.nodes[about] - first
+            assert torch.equal(got.target[about], given.target[rows])
+            assert bool((got.target[~about] == -1).all() if name == "b" else got.target[~about].isnan().all())
+            for split, mask in got.split.items():
+                assert torch.equal(mask[about], given.split[split][rows]) and not mask[~about].any()
+                assert got.count(split) == given.count(split)
+    assert torch.equal(shares[0].x, data.x[parts[0].nodes]) and shares[0].source == "somewhere"

@@ -11,7 +11,7 @@ Processes = Callable[[str, int], list[str]]
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_graph_in_parts(processes: Processes, size: int) -> None:
-    assert len(processes("checks_partition", size)) == 10
+    assert len(processes("checks_partition", size)) == 11
 
 
 def test_surgery_on_several_ranks(processes: Processes) -> None:
@@ -19,4 +19,4 @@ def test_surgery_on_several_ranks(processes: Processes) -> None:
 
 
 def test_training_by_several_processes(processes: Processes) -> None:
-    assert len(processes("checks_training", 2)) == 8
+    assert len(processes("checks_training", 2)) == 9
