@@ -67,7 +67,8 @@ struct Sddmm : Edges<S, I> {
       for (int k = 0; k < NS * NV; ++k) store<W>(sums[k / NV][k % NV], total + k * W);
   }
 
-  // One task of one row of any width; the sum stays in memory, in the first-level cache.
+  // One task of one row of any width; the sum stays in memory, in the first-level cache. Without ivdep there would be
+  // two loops, one with fused products and one without, and where the memory lies would decide which of them rounds.
   template <bool Y>
   void edges_of_any_width(int64_t r, int64_t t, A* total) const {
     const S* const mine = a + r * a_stride + (args.a_per_task ? t * width : 0);
@@ -85,6 +86,7 @@ struct Sddmm : Edges<S, I> {
         if constexpr (Y) store<W>(load<W>(total + c) + weight * value, total + c);
       }
       A dot = sum<A, W>(dots);
+#pragma GCC ivdep
       for (; c < width; ++c) {
         const A value = widen(theirs[c]);
         dot += value * widen(mine[c]);
@@ -105,6 +107,7 @@ struct Sddmm : Edges<S, I> {
       const I id = static_cast<I>(this->id(e));
       const A weight = this->coefficient(e, t);
       A dot = 0;
+#pragma GCC ivdep
       for (int64_t c = 0; c < width; ++c) {
         if (edge[c] != id) continue;
         const A value = widen(theirs[c]);
