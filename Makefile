@@ -9,7 +9,7 @@ PYTEST = $(RUN) -m pytest
 TESTS = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal
 
 .PHONY: demo test test-torch bench peers gpu ptxas lint asan wheel clean reproduce-same reproduce-struchis \
-	reproduce-rcgrad reproduce-gcnet reproduce-nbfnet reproduce-systems reproduce-links scale
+	reproduce-rcgrad reproduce-gcnet reproduce-nbfnet reproduce-systems reproduce-links reproduce-sheaf scale
 
 # Torch is pinned: a plain `torch` would bring the largest build there is.
 $(VENV)/torch-$(TORCH):
@@ -77,6 +77,10 @@ reproduce-nbfnet: $(VENV)/built
 # Links of Cora and CiteSeer by common neighbours; make reproduce-links ARGS="--epochs 100 --seeds 3"
 reproduce-links: $(VENV)/built
 	$(RUN) -m scripts.reproduce_links $(ARGS)
+
+# Neural sheaf diffusion on Cora and CiteSeer; make reproduce-sheaf ARGS="--epochs 100 --seeds 3"
+reproduce-sheaf: $(VENV)/built
+	$(RUN) -m scripts.reproduce_sheaf $(ARGS)
 
 # DAGNN, virtual nodes, Virgo, influence, hypernetwork, self-tuning; make reproduce-systems ARGS="--systems DAGNN --seeds 1"
 reproduce-systems: $(VENV)/built

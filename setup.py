@@ -45,6 +45,7 @@ LEVELLED = (
     "rspmm",
     "intersect",
     "relu_sum",
+    "block_spmm",
     "concrete",
     "relation_gate",
     "gram",

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "contract/attention.h"
+#include "contract/block_spmm.h"
 #include "contract/concrete.h"
 #include "contract/csr.h"
 #include "contract/edge_energy.h"
@@ -247,6 +248,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("gather_relu_backward", &gather_relu_backward, unlocked);
   m.def("rspmm", &rspmm, unlocked);
   m.def("intersect", &intersect, unlocked);
+  m.def("block_spmm", &block_spmm, unlocked);
+  m.def("block_sddmm", &block_sddmm, unlocked);
   m.def("relu_sum", &relu_sum, unlocked);
   m.def("relu_sum_backward", &relu_sum_backward, unlocked);
   py::class_<NeighborSample>(m, "NeighborSample")

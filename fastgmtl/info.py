@@ -34,6 +34,8 @@ OPERATORS = (
     "intersect",
     "relu_sum",
     "relu_sum_backward",
+    "block_spmm",
+    "block_sddmm",
 )
 
 

@@ -255,6 +255,20 @@ def rspmm(kernels: ModuleType, **changes: Any) -> Tensor:
     return a["y"]
 
 
+def block_spmm(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, "blocks": torch.ones(E, T, 3), "x": torch.ones(SRC, 3, D), "transposed": False}
+    a |= {"y": torch.empty(DST, T, D), "threads": 1} | changes
+    kernels.block_spmm(*a.values())
+    return a["y"]
+
+
+def block_sddmm(kernels: ModuleType, **changes: Any) -> Tensor:
+    a = {"pattern": GRAPH.pattern, "g": torch.ones(DST, T, D), "x": torch.ones(SRC, 3, D)}
+    a |= {"out": torch.empty(E, T, 3), "threads": 1} | changes
+    kernels.block_sddmm(*a.values())
+    return a["out"]
+
+
 RELU = {"at_x": torch.ones(SRC, D), "at_e": torch.ones(E, D)}
 
 
@@ -306,6 +320,8 @@ FUNCTIONS = {
     "gather_relu_backward": gather_relu_backward,
     "rspmm": rspmm,
     "intersect": intersect,
+    "block_spmm": block_spmm,
+    "block_sddmm": block_sddmm,
     "relu_sum": relu_sum,
     "relu_sum_backward": relu_sum_backward,
     "neighbor_sample": neighbor_sample,
@@ -328,6 +344,8 @@ TENSORS = {
     "gather_relu": ("h", "s", "t", *AT, "out"),
     "gather_relu_backward": ("g", *AT, "d_h", "d_s", "d_t"),
     "rspmm": ("two", "a", "b", "c", "w", "scale", "arg", "y"),
+    "block_spmm": ("blocks", "x", "y"),
+    "block_sddmm": ("g", "x", "out"),
     "relu_sum": ("x", "e", *RELU, "y"),
     "relu_sum_backward": ("g", *RELU, "d_x", "d_e"),
     "intersect": ("pairs", "without", "counts", "both"),

@@ -58,6 +58,7 @@ ELSEWHERE: dict[tuple[str, str], str | None] = {
         for place in STEPS.values()
     },
     **{("gather_relu_backward", place): place.format("gather_relu") for place in STEPS.values()},
+    **{("block_sddmm", place): place.format("block_spmm") for place in STEPS.values()},
     **{("relu_sum_backward", place): place.format("relu_sum") for place in STEPS.values()},
     # The score of GATv2 is a part of attention, of which it is a choice.
     **{

@@ -143,6 +143,15 @@ def test_table_of_links(scripts: Callable[[str], ModuleType]) -> None:
     assert [links.hits(*scores, k) for k in (1, 2, 3, 5)] == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
+def test_sheaf_diffusion_learns_cora(scripts: Callable[[str], ModuleType], data_root: Path) -> None:
+    sheaf = scripts("sheaf")
+    plan = sheaf.Plan("cora", "diagonal", 0, 15)
+    found = plan.measure()
+    assert float(found[1]) > 0.5 and float(found[2]) > 0.5
+    (line,) = sheaf.section([(*plan.key, "9", "0.75", "0.5", "1.0")]).splitlines()[2:]
+    assert line == "| cora, diagonal | 1 | 75.00 | 50.00 | 87.14 ± 1.06 |"
+
+
 def test_table_of_same_compares_fold_by_fold(scripts: Callable[[str], ModuleType]) -> None:
     same = scripts("same")
 

@@ -81,6 +81,8 @@ void (*const gather_relu[])(const GatherReluArgs&) = FASTGMTL_TABLE(gather_relu)
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = FASTGMTL_TABLE(gather_relu_backward);
 void (*const rspmm[])(const RspmmArgs&) = FASTGMTL_TABLE(rspmm);
 void (*const intersect[])(const IntersectArgs&) = FASTGMTL_TABLE(intersect);
+void (*const block_spmm[])(const BlockArgs&) = FASTGMTL_TABLE(block_spmm);
+void (*const block_sddmm[])(const BlockArgs&) = FASTGMTL_TABLE(block_sddmm);
 void (*const relu_sum[])(const ReluSumArgs&) = FASTGMTL_TABLE(relu_sum);
 void (*const relu_sum_backward[])(const ReluSumBackwardArgs&) = FASTGMTL_TABLE(relu_sum_backward);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/block_spmm.h"
 #include "../contract/concrete.h"
 #include "../contract/edge_energy.h"
 #include "../contract/gather_relu.h"
@@ -36,6 +37,8 @@ namespace fastgmtl {
   void gather_relu_backward(const GatherReluBackwardArgs& args);     \
   void rspmm(const RspmmArgs& args);                                 \
   void intersect(const IntersectArgs& args);                         \
+  void block_spmm(const BlockArgs& args);                            \
+  void block_sddmm(const BlockArgs& args);                           \
   void relu_sum(const ReluSumArgs& args);                            \
   void relu_sum_backward(const ReluSumBackwardArgs& args);           \
   void relation_gate(const RelationGateArgs& args);                  \
@@ -81,6 +84,8 @@ extern void (*const gather_relu[])(const GatherReluArgs&);
 extern void (*const gather_relu_backward[])(const GatherReluBackwardArgs&);
 extern void (*const rspmm[])(const RspmmArgs&);
 extern void (*const intersect[])(const IntersectArgs&);
+extern void (*const block_spmm[])(const BlockArgs&);
+extern void (*const block_sddmm[])(const BlockArgs&);
 extern void (*const relu_sum[])(const ReluSumArgs&);
 extern void (*const relu_sum_backward[])(const ReluSumBackwardArgs&);
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../contract/attention.h"
+#include "../contract/block_spmm.h"
 #include "../contract/concrete.h"
 #include "../contract/edge_energy.h"
 #include "../contract/gather_relu.h"
@@ -39,6 +40,8 @@ void gather_relu(const GatherReluArgs& args, int device);
 void gather_relu_backward(const GatherReluBackwardArgs& args, int device);
 void rspmm(const RspmmArgs& args, int device);
 void intersect(const IntersectArgs& args, int device);
+void block_spmm(const BlockArgs& args, int device);
+void block_sddmm(const BlockArgs& args, int device);
 void relu_sum(const ReluSumArgs& args, int device);
 void relu_sum_backward(const ReluSumBackwardArgs& args, int device);
 

@@ -19,6 +19,7 @@ from fastgmtl.nn.recompute import recompute
 from fastgmtl.nn.rgcn_conv import RGCNConv
 from fastgmtl.nn.sage_conv import SAGEConv
 from fastgmtl.nn.self_tuning import SelfTuningLinear
+from fastgmtl.nn.sheaf import NeuralSheafDiffusion, SheafConv
 from fastgmtl.nn.simple_hgn_conv import SimpleHGNConv
 from fastgmtl.nn.struchis_layer import StrucHISLayer
 from fastgmtl.nn.transformer_conv import TransformerConv
@@ -46,10 +47,12 @@ __all__ = [
     "MultiSFS",
     "NBFNet",
     "NBFNetConv",
+    "NeuralSheafDiffusion",
     "RGCNConv",
     "SAGEConv",
     "SelfTuningLinear",
     "SharedBottom",
+    "SheafConv",
     "SimpleHGNConv",
     "StrucHISLayer",
     "TransformerConv",

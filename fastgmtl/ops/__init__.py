@@ -1,6 +1,7 @@
 """Operators: checks, allocation, gradients; the only callers of the kernels."""
 
 from fastgmtl.ops.attention import attention
+from fastgmtl.ops.block_spmm import block_spmm
 from fastgmtl.ops.combine import combine
 from fastgmtl.ops.common_neighbors import common_neighbors
 from fastgmtl.ops.concrete import concrete
@@ -23,6 +24,7 @@ from fastgmtl.ops.spmm import spmm
 
 __all__ = [
     "attention",
+    "block_spmm",
     "combine",
     "common_neighbors",
     "concrete",

@@ -1,6 +1,7 @@
 """The pure-PyTorch twins: they define what every kernel must return, with the same names and signatures."""
 
 from fastgmtl.reference.attention import attention
+from fastgmtl.reference.block_spmm import block_spmm
 from fastgmtl.reference.combine import combine
 from fastgmtl.reference.concrete import concrete
 from fastgmtl.reference.edge_delta import edge_delta
@@ -18,6 +19,7 @@ from fastgmtl.reference.spmm import spmm
 
 __all__ = [
     "attention",
+    "block_spmm",
     "combine",
     "concrete",
     "edge_delta",

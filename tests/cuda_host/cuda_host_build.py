@@ -166,6 +166,8 @@ class Host:
             "gather_relu_backward",
             "rspmm",
             "intersect",
+            "block_spmm",
+            "block_sddmm",
             "relu_sum",
             "relu_sum_backward",
             "gram",
@@ -387,6 +389,12 @@ class Host:
     def relu_sum_backward(self, back: Pattern, inputs: list[Tensor | None], outputs: list[Tensor | None]) -> None:
         """``inputs``: from g to at_e; ``outputs``: d_x and d_e."""
         self._call("cuda_host_relu_sum_backward", *back.views(), _views(inputs), _views(outputs))
+
+    def block_spmm(self, pattern: Pattern, blocks: Tensor, x: Tensor, transposed: bool, y: Tensor) -> None:
+        self._call("cuda_host_block_spmm", *pattern.views(), _view(blocks), _view(x), int(transposed), _view(y))
+
+    def block_sddmm(self, pattern: Pattern, g: Tensor, x: Tensor, out: Tensor) -> None:
+        self._call("cuda_host_block_sddmm", *pattern.views(), _view(g), _view(x), _view(out))
 
     def fault(self, name: str, data: Tensor, out: Tensor) -> None:
         self._call("cuda_host_fault", name.encode(), ctypes.c_void_p(data.data_ptr()), ctypes.c_void_p(out.data_ptr()))

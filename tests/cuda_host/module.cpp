@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include "contract/attention.h"
+#include "contract/block_spmm.h"
 #include "contract/gatv2.h"
 #include "contract/gram.h"
 #include "contract/intersect.h"
@@ -33,6 +34,8 @@ void (*const gather_relu[])(const GatherReluArgs&) = {nullptr};
 void (*const gather_relu_backward[])(const GatherReluBackwardArgs&) = {nullptr};
 void (*const rspmm[])(const RspmmArgs&) = {nullptr};
 void (*const intersect[])(const IntersectArgs&) = {nullptr};
+void (*const block_spmm[])(const BlockArgs&) = {nullptr};
+void (*const block_sddmm[])(const BlockArgs&) = {nullptr};
 void (*const relu_sum[])(const ReluSumArgs&) = {nullptr};
 void (*const relu_sum_backward[])(const ReluSumBackwardArgs&) = {nullptr};
 void (*const relation_gate[])(const RelationGateArgs&) = {nullptr};
@@ -322,6 +325,24 @@ const char* cuda_host_relu_sum_backward(const Tensor* row_ptr, const Tensor* col
     const auto in = [&](int i, const char* name) { return call.view(name, *inputs[i]); };
     fastgmtl::relu_sum_backward(call.pattern(*row_ptr, *col, *edge_id, cols), in(0, "g"), in(1, "at_x"), in(2, "at_e"),
                                 call.view("d_x", *outputs[0], true), call.view("d_e", *outputs[1], true), 1);
+  });
+}
+
+const char* cuda_host_block_spmm(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                 const Tensor* blocks, const Tensor* x, int transposed, const Tensor* y) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::block_spmm(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("blocks", *blocks), call.view("x", *x),
+                         transposed != 0, call.view("y", *y, true), 1);
+  });
+}
+
+const char* cuda_host_block_sddmm(const Tensor* row_ptr, const Tensor* col, const Tensor* edge_id, int64_t cols,
+                                  const Tensor* g, const Tensor* x, const Tensor* out) {
+  Call call;
+  return call.run([&] {
+    fastgmtl::block_sddmm(call.pattern(*row_ptr, *col, *edge_id, cols), call.view("g", *g), call.view("x", *x),
+                          call.view("out", *out, true), 1);
   });
 }
 
