@@ -193,7 +193,7 @@ def measure(kept: Path, folder: Path, num_edges: int, threads: int) -> dict[str,
 def table(measured: dict[int, dict[str, dict[str, Any]]], threads: int) -> str:
     """The section of docs/scale.md."""
     names = ("E", "N", "build, npy", "peak", "build, text", "peak", "open", "step, full", "per edge", "peak")
-    names += ("inference", "peak", "step, sampled", "cores busy")
+    names += ("model", "inference", "peak", "step, sampled", "cores busy")
     lines = [
         "## One machine",
         "",
@@ -205,7 +205,8 @@ def table(measured: dict[int, dict[str, dict[str, Any]]], threads: int) -> str:
         "labels and checksums, from text the graph alone. A step is forward and backward (the median "
         "of three; the first builds the transposed graph besides); sampled: 1024 nodes, 10 and 10 neighbours. Peaks "
         "are of resident memory with Python, PyTorch and mapped files, each of a process of its own. PyTorch "
-        "asks for huge pages (`THP_MEM_ALLOC_ENABLE=1`).",
+        "asks for huge pages (`THP_MEM_ALLOC_ENABLE=1`). The model of the peak of a step: a bare process, 12 E + 16 N "
+        "bytes for the graph and its transpose, and nine float32 tensors N x 32.",
         "",
         f"| {' | '.join(names)} |",
         f"|{' ---: |' * len(names)}",
@@ -220,6 +221,7 @@ def table(measured: dict[int, dict[str, dict[str, Any]]], threads: int) -> str:
             seconds(of("full")["seconds"]),
             f"{of('full')['ns_per_edge']:.0f} ns",
             size(of("full")["peak"]),
+            size(model(edges, of("full")["before"])),
             seconds(of("inference")["seconds"]),
             size(of("inference")["peak"]),
             seconds(of("sampled")["seconds"]),
@@ -227,6 +229,17 @@ def table(measured: dict[int, dict[str, dict[str, Any]]], threads: int) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def model(num_edges: int, before: int) -> int:
+    """The peak of a step on the whole graph by arithmetic, in bytes, ``before`` being what a bare process has.
+
+    Columns, and columns and edge ids of the transpose, 4 bytes each; two times row pointers, 8 bytes; and nine tensors
+    [N, d] in float32: the features, the inputs of both layers, the gradient of the output, and while a layer is gone
+    back through its aggregate, the batch norm's input and output, and the gradients of two of them.
+    """
+    nodes = num_edges // 10
+    return before + 12 * num_edges + 16 * nodes + 9 * 4 * nodes * FEATURES
 
 
 def power(value: int) -> str:

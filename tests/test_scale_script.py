@@ -33,8 +33,9 @@ def test_every_stage_runs_on_what_is_drawn(script: ModuleType, tmp_path: Path) -
     assert graph.num_edges == 20_000 and graph.num_dst == 2000
     assert rows["full"]["seconds"] > 0 and rows["sampled"]["steps"] == 1
     for row in rows.values():
-        row["peak"] = script.peak()
+        row.update(peak=script.peak(), before=1 << 30)
     lines = script.table({20_000: rows}, torch.get_num_threads()).splitlines()
+    assert script.model(10**8, 0) == 12 * 10**8 + 16 * 10**7 + 36 * 32 * 10**7
     assert len({line.count("|") for line in lines[-3:]}) == 1 and lines[-1].startswith("| 2e4 | 2e3 |")
 
 
