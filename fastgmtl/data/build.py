@@ -59,8 +59,9 @@ def build(
             regressed and floats [N, L] labels 0 and 1 (NaN missing).
         split: npy of integers [N]: 0 train, 1 val, 2 test, -1 none; without it 60/20/20 are drawn where data is loaded.
         edge_ids: store the position of each edge in the order given; needed for edge weights and edge features.
-        memory: in bytes. Resident memory stays below it, on top of Python and PyTorch themselves and 8 bytes for each
-            1024 nodes, whatever E is (64 bytes an edge are used at most, of 8 million edges at a time). 16 MiB or more.
+        memory: in bytes, 16 MiB or more. Resident memory stays below it, on top of Python and PyTorch themselves and 32
+            bytes for each 1024 nodes, whatever E is: at most 128 bytes an edge are used, of 8 million edges at a time,
+            so that more than 1 GiB makes no difference.
         source: one line: where the data is from, and its licence.
         progress: called with a stage, how much of it is done, and of how much.
 

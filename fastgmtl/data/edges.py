@@ -149,7 +149,7 @@ def _text(path: Path, start: int, count: int) -> Iterator[Piece]:
             file.seek(at)
             # A line has 4 bytes or more.
             while raw := file.read(8 * count):
-                raw += file.readline()
+                raw += file.readline(1 << 20)
                 values = _pairs(raw)
                 if values is None:
                     raise ValueError(_first_wrong(path, at, raw))
