@@ -54,7 +54,8 @@ class PartTask(Task):
 def share(dataset: Dataset, part: Part) -> Dataset:
     """What the rank of a part has of a data set: its nodes, their features and labels, and the part as graph.
 
-    A label of a node of any type is one of its row. Raises ValueError for tasks that are not about nodes.
+    A task about the nodes of one type has no labels for the others. Raises ValueError for tasks that are not about
+    nodes.
     """
     for task in dataset.tasks.values():
         if task.level != "node":

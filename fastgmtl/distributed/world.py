@@ -95,14 +95,14 @@ def follows() -> bool:
 def join(device: torch.device, seconds: float = SECONDS) -> World:
     """Meet the other processes that torchrun has started; without it this process is alone.
 
-    Tensors of a CPU travel by gloo, those of a GPU by nccl. ``seconds``: how long a collective waits for a silent rank.
-    Raises Lost when not all come.
+    Tensors of a CPU travel by gloo, those of a GPU by nccl; the GPU "cuda" is that of LOCAL_RANK. ``seconds``: how
+    long a collective waits for a silent rank. Raises Lost when not all come.
     """
     if not is_launched():
         return World()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index)
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
     except (RuntimeError, ValueError) as error:

@@ -16,13 +16,13 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Callable[[str, int], list[str]]:
-    """Runs all checks of a module on some ranks; returns their names. The first failure of every rank is an error."""
+    """Runs all checks of modules (with commas) on some ranks; returns their names. What fails on a rank is an error."""
 
-    def run(module: str, size: int) -> list[str]:
+    def run(modules: str, size: int) -> list[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         started = [
             subprocess.Popen(
-                [sys.executable, str(HERE / "worker.py"), module, str(rank), str(size), str(tmp_path)],
+                [sys.executable, str(HERE / "worker.py"), modules, str(rank), str(size), str(tmp_path)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

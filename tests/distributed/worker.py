@@ -1,4 +1,4 @@
-"""One rank of a test: ``worker.py MODULE RANK SIZE FOLDER`` runs every ``check_`` of a module beside the others.
+"""One rank of a test: ``worker.py MODULES RANK SIZE FOLDER`` runs every ``check_`` of some modules beside the others.
 
 What failed is written to FOLDER/RANK.json, by the name of the check.
 """
@@ -18,13 +18,18 @@ import torch.distributed as dist
 from fastgmtl.distributed import of_group
 
 
-def main(module: str, rank: int, size: int, folder: Path) -> None:
+def main(modules: str, rank: int, size: int, folder: Path) -> None:
     here = Path(__file__).resolve().parent
     sys.path[:0] = [str(here), str(here.parent), str(here.parent / "gradients")]
     torch.set_num_threads(1)
     store = f"file://{folder / 'meet'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
-    checks = {k: v for k, v in vars(importlib.import_module(module)).items() if k.startswith("check_")}
+    checks = {
+        f"{module}.{name}": check
+        for module in modules.split(",")
+        for name, check in vars(importlib.import_module(module)).items()
+        if name.startswith("check_")
+    }
     failed = {}
     for name, check in checks.items():
         torch.manual_seed(0)
