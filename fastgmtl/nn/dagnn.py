@@ -120,7 +120,9 @@ def _sum(
         state = _hop(graph, state, weight)
         if keep is not None:
             keep.append(state)
-        out = torch.addcmul(out, _gates(state, gate, bias).to(wide).unsqueeze(-1), state.to(wide))
+        # In place where that can be: a transform may have given the hops an axis that x lacks.
+        add = torch.addcmul if is_transformed() else Tensor.addcmul_
+        out = add(out, _gates(state, gate, bias).to(wide).unsqueeze(-1), state.to(wide))
     return out.to(x.dtype)
 
 
@@ -154,14 +156,14 @@ class _GatedHops(torch.autograd.Function):
             share = _gates(h, gate, bias)
             d_score = (h * grad).sum(-1) * share * (1 - share)
             if needs[2]:
-                part = torch.einsum("nt,ntc->tc", d_score, h.expand(-1, gate.size(0), -1))
+                part = d_score.t() @ h[:, 0] if h.size(1) == 1 else (d_score.unsqueeze(-1) * h).sum(0)
                 d_gate = part if d_gate is None else d_gate + part
             if needs[3]:
                 d_bias = d_score.sum(0) if d_bias is None else d_bias + d_score.sum(0)
-            own = torch.addcmul(share.unsqueeze(-1) * grad, d_score.unsqueeze(-1), gate)
+            own = (share.unsqueeze(-1) * grad).addcmul_(d_score.unsqueeze(-1), gate)
             if h.size(1) < gate.size(0):
                 own = own.sum(1, keepdim=True)
-            d_state = own if d_state is None else _hop(back, d_state, weight) + own
+            d_state = own if d_state is None else own.add_(_hop(back, d_state, weight))
             if needs[1] and k:
                 part = _edge_products(ctx.graph, d_state, states[-1], weight.dim() == 2)
                 d_weight = part if d_weight is None else d_weight + part
@@ -178,12 +180,17 @@ def _hop(graph: Graph, h: Tensor, weight: Tensor | None) -> Tensor:
     """A h for h [N, S, C]."""
     if weight is not None and weight.dim() == 2:
         return spmm(graph, h, weight)
-    return spmm(graph, h.flatten(1), weight).unflatten(1, h.shape[1:])
+    return spmm(graph, _wide(h), weight).reshape(h.shape)
 
 
 def _edge_products(graph: Graph, grad: Tensor, h: Tensor, each: bool) -> Tensor:
     """The gradient of the weights of one hop, [E], or [E, T] for weights of each task."""
-    return sddmm(graph, grad, h) if each else sddmm(graph, grad.flatten(1), h.flatten(1))
+    return sddmm(graph, grad, h) if each else sddmm(graph, _wide(grad), _wide(h))
+
+
+def _wide(h: Tensor) -> Tensor:
+    """[N, S, C] as [N, S C]; PyTorch has no rule for flatten in a batch of gradients."""
+    return h.reshape(h.size(0), h.size(1) * h.size(2))
 
 
 class DAGNN(nn.Module):

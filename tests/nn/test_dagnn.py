@@ -94,6 +94,19 @@ def test_derivatives(shape: tuple[int, ...], per_task: bool, edge_index: Tensor)
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("sets", "tasks"), [(1, 1), (1, T), (T, T)])
+def test_a_batch_of_gradients(sets: int, tasks: int, edge_index: Tensor) -> None:
+    graph = Graph.from_edge_index(edge_index, N, N)
+    shapes = [(N, sets, C), (edge_index.size(1), *([T] if sets == T else [])), (tasks, C), (tasks,)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    out = dagnn.gated_hops(graph, *inputs, 3)
+    grads = torch.randn(4, *out.shape, dtype=torch.float64)
+    together = torch.autograd.grad(out, inputs, grads, retain_graph=True, is_grads_batched=True)
+    for k, grad in enumerate(grads):
+        for found, want in zip(together, torch.autograd.grad(out, inputs, grad, retain_graph=True), strict=True):
+            torch.testing.assert_close(found[k], want, rtol=1e-10, atol=1e-10)
+
+
 def test_only_what_is_asked_for_gets_a_gradient(edge_index: Tensor) -> None:
     graph = Graph.from_edge_index(edge_index, N, N)
     x, gate = torch.randn(N, 1, C), torch.randn(1, C, requires_grad=True)
@@ -165,6 +178,9 @@ def test_compile_and_functional_transforms(edge_index: Tensor) -> None:
         torch.testing.assert_close(found[key], value.grad, rtol=1e-5, atol=1e-5)
     many = torch.func.vmap(loss, in_dims=(None, 0))(params, torch.stack([x, 2 * x]))
     torch.testing.assert_close(many[1], loss(params, 2 * x), rtol=1e-5, atol=1e-5)
+    weight = torch.rand(2, edge_index.size(1))
+    many = torch.func.vmap(lambda w: conv(x, edge_index, w))(weight)
+    torch.testing.assert_close(many[1], conv(x, edge_index, weight[1]), rtol=1e-5, atol=1e-5)
 
 
 def test_cached_is_forgotten(edge_index: Tensor) -> None:
