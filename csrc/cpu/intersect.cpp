@@ -1,12 +1,13 @@
-// intersect on the CPU. Two rows of about one length are merged; where only what they share is asked for and one of
-// them is far longer, each column of the short one is looked for in it, in steps that double. Bytes moved: the columns
-// of both rows, twice, and the result once.
+// intersect on the CPU. Rows are merged; where only what they share is asked for, a short row is compared with
+// vectors of the other, and where that is far longer, looked for in it in steps that double. Bytes
+// moved: the columns of both rows, twice, and the result once.
 #include <algorithm>
 #include <utility>
 
 #include "../common/dispatch.h"
 #include "level.h"
 #include "parallel.h"
+#include "rows.h"
 
 namespace fastgmtl::FASTGMTL_LEVEL {
 namespace {
@@ -23,6 +24,30 @@ struct Intersect {
     int64_t step = 1;
     while (step < end - from && from[step] < wanted) from += step, step *= 2;
     return std::lower_bound(from, std::min(from + step + 1, end), wanted);
+  }
+
+  // body(0, column) for the columns of [b, b_end) that are in [a, a_end): each of these beside a vector of those, so
+  // that no step waits for the one before.
+  template <class Body>
+  static void compare(const I* a, const I* a_end, const I* b, const I* b_end, const Body& body) {
+    constexpr int W = kBytes / sizeof(I), kWords = kBytes / 8;
+    using V = typename VecOf<I, W>::type;
+    for (; b < b_end; b += W) {
+      const int64_t left = std::min<int64_t>(W, b_end - b);
+      V columns, found{};
+      if (left == W) {
+        std::memcpy(&columns, b, kBytes);
+      } else {
+        columns = V{} - 1;
+        std::memcpy(&columns, b, left * sizeof(I));
+      }
+      for (const I* each = a; each < a_end; ++each) found |= columns == *each;
+      uint64_t words[kWords], any = 0;
+      std::memcpy(words, &found, kBytes);
+      for (uint64_t word : words) any |= word;
+      for (int64_t k = 0; any && k < left; ++k)
+        if (found[k]) body(0, b[k]);
+    }
   }
 
   // body(part, column) for what the pair q has, in ascending order within each part.
@@ -46,7 +71,7 @@ struct Intersect {
       for (; b < b_end; ++b) body(2, *b);
     } else {
       if (a_end - a > b_end - b) std::swap(a, b), std::swap(a_end, b_end);
-      constexpr int64_t kFarLonger = 16;
+      constexpr int64_t kFarLonger = 16, kShort = 64;
       if ((b_end - b) / kFarLonger > a_end - a) {
         for (; a < a_end; ++a) {
           b = at_least(b, b_end, *a);
@@ -55,6 +80,7 @@ struct Intersect {
         }
         return;
       }
+      if (a_end - a <= kShort) return compare(a, a_end, b, b_end, body);
       while (a < a_end && b < b_end) {
         const I x = *a, y = *b;
         if (x == y) body(0, x);

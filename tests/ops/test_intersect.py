@@ -68,6 +68,26 @@ def test_rows_of_very_different_length(kernels: ModuleType) -> None:
             assert found.col.tolist() == sorted(set(short) & set(long.tolist()))
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_rows_around_vectors(wide: bool, kernels: ModuleType) -> None:
+    """Rows of lengths below, at and above those of vectors and of what is compared at once."""
+    lengths, g, before = (1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 200), cases.generator("vectors"), kernels.simd()
+    rows = [torch.randperm(300, generator=g)[:length] for length in lengths for _ in range(2)]
+    dst = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
+    graph = Graph.from_edge_index(torch.stack([torch.cat(rows), dst]), 300, len(rows))
+    if wide:  # as more than 2^31 edges would be
+        sets = graph.neighbor_sets()
+        graph._lazy["sets"] = Graph(sets.row_ptr, sets.col.long(), None, sets.num_src)
+    pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(rows))).t()
+    want = reference.intersect(graph, pairs)
+    try:
+        for level in kernels.simd_levels():
+            kernels.set_simd(level)
+            same(ops.intersect(graph, pairs), want)
+    finally:
+        kernels.set_simd(before)
+
+
 def test_any_number_of_threads_gives_the_same_bits(threads: None) -> None:
     graph = cases.large("power_law", 400, 6000).graph()
     pairs = torch.randint(400, (2, 5000), generator=cases.generator("threads"))
