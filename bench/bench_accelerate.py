@@ -238,6 +238,7 @@ LAYERS: dict[str, Callable[[Any, int], nn.Module]] = {
     "SAGEConv": lambda pyg, d: pyg.SAGEConv(d, d),
     "SAGEConv max": lambda pyg, d: pyg.SAGEConv(d, d, aggr="max"),
     "GINConv": lambda pyg, d: pyg.GINConv(nn.Linear(d, d)),
+    "GINEConv": lambda pyg, d: pyg.GINEConv(nn.Linear(d, d)),
     "GraphConv": lambda pyg, d: pyg.GraphConv(d, d),
     "GATConv": lambda pyg, d: pyg.GATConv(d, d // HEADS, HEADS),
     "GATv2Conv": lambda pyg, d: pyg.GATv2Conv(d, d // HEADS, HEADS),
@@ -270,12 +271,15 @@ def test_layer(benchmark: Any, settings: Settings, name: str, size: str, layout:
     typed = name in ("RGCNConv", "HGTConv")
     if typed and layout not in LAYOUTS[:2]:
         pytest.skip("one form of typed edges for all")
+    if name == "GINEConv" and layout not in LAYOUTS[:3]:
+        pytest.skip("features of edges have no place in a sparse matrix")
     new = layout == "new edges"
     try:
         adjacency = edges if new else in_layout(edges, count, layout)
     except Absent as reason:
         pytest.skip(str(reason))
     x, kinds = graphs.random(count, width), torch.arange(edges.size(1)) % 4
+    of_edges = graphs.random(edges.size(1), width, seed=1)
     by_relation = {("a", str(r), "a"): edges[:, kinds == r] for r in range(4)}
 
     def given() -> tuple[Any, ...]:
@@ -283,7 +287,8 @@ def test_layer(benchmark: Any, settings: Settings, name: str, size: str, layout:
             return {"a": x}, {k: e.clone() for k, e in by_relation.items()} if new else by_relation
         if name == "RGCNConv":
             return x, adjacency.clone() if new else adjacency, kinds.clone() if new else kinds
-        return x, adjacency.clone() if new else adjacency
+        given = x, adjacency.clone() if new else adjacency
+        return (*given, of_edges) if name == "GINEConv" else given
 
     case = Case("accelerate", f"{name}, {layout}", mode, 1, count, edges.size(1), width)
     compare(

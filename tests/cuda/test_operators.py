@@ -105,6 +105,16 @@ def test_graphs_are_those_of_the_cpu(name: str, device: torch.device) -> None:
     assert torch.equal(there.edge_index().cpu(), pattern.edge_index)
 
 
+@pytest.mark.parametrize("name", MEDIUM)
+def test_common_neighbours_are_those_of_the_cpu(name: str, device: torch.device) -> None:
+    pattern = MEDIUM[name]
+    pairs = torch.randint(max(1, pattern.num_dst), (2, 300 if pattern.num_dst else 0), generator=cases.generator(name))
+    graph = pattern.graph()
+    found = ops.intersect(graph.to(device), pairs.to(device), pairs.to(device), difference=True)
+    for ours, theirs in zip(found, ops.intersect(graph, pairs, pairs, difference=True), strict=True):
+        assert torch.equal(ours.row_ptr.cpu(), theirs.row_ptr) and torch.equal(ours.col.cpu(), theirs.col)
+
+
 def test_indices_out_of_range(device: torch.device) -> None:
     edges = torch.tensor([[0, 1, 7], [1, 2, 0]], device=device)
     with pytest.raises(IndexError, match="7"):
