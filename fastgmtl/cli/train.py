@@ -48,6 +48,13 @@ def train(console: Console, request: Request) -> int:
         raise CliError("--resume and --overwrite: one of them, not both")
     out = request.out or _default_out(request)
     world = distributed.join(torch.device(_device(request.device or "auto")))
+    try:
+        return _train(console, request, out, world)
+    finally:
+        distributed.leave()
+
+
+def _train(console: Console, request: Request, out: Path, world: World) -> int:
     plan = world.lead(lambda: _checked(request, out, world))
     torch.set_num_threads(plan.threads)
     with Stop(console) as stop:
@@ -60,7 +67,6 @@ def train(console: Console, request: Request) -> int:
             if (lost := distributed.lost(world, error)) is None:
                 raise
             raise distributed.Lost(f"{lost}; to go on: {_to_go_on(plan, out, world)}") from None
-    distributed.leave()
     if code and (out / "config.json").exists():
         _say(console, f"to go on: {_to_go_on(plan, out, world)}")
     return code

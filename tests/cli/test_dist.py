@@ -68,6 +68,11 @@ def test_two_processes_and_then_one_are_one(cli: Cli, tmp_path: Path) -> None:
         (("--dist", "partitions"), "--dist: 'partitions' is not known; did you mean partition? known: "),
         (("--dist", "partition", "--method", "ple"), "--dist partition: ple cannot be trained so; these can: shared\n"),
         (
+            ("--dist", "episodes"),
+            "--dist episodes: shared cannot be trained so; these can: isame, esame, same-concurrent\n",
+        ),
+        (("--dist", "ddp"), "--dist ddp: shared cannot be trained so; these can: labels\n"),
+        (
             ("--dist", "partition", "--data", "RINGS"),
             "shared on RINGS: --dist partition: all tasks must be about nodes, task graph_class is about whole graphs",
         ),
@@ -84,7 +89,7 @@ def test_what_does_not_fit(cli: Cli, rings: Path, tmp_path: Path, words: tuple[s
 def test_several_processes_without_a_way_to_share_the_work(tmp_path: Path) -> None:
     names = [field.name for field in dataclasses.fields(train.Request)]
     request = train.Request(**{**dict.fromkeys(names), "settings": (), "resume": False, "overwrite": False})
-    with pytest.raises(CliError, match=r"^--dist: 2 processes need a way to share the work: partition"):
+    with pytest.raises(CliError, match=r"^--dist: 2 processes need a way to share the work: ddp, partition, episodes$"):
         train._checked(request, tmp_path / "run", World(0, 2))
 
 
