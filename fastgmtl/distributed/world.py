@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -126,4 +127,5 @@ def lost(world: World, error: BaseException) -> Lost | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    """Of a message, its first sentence, without the place in the sources of what raised it."""
+    return re.sub(r"\[\S+\.\w+:\d+\] ", "", str(error).strip().split("\n")[0]).split(". ")[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgmtl import Graph, HeteroGraph
 from fastgmtl.data import Dataset, Task, TaskSet
-from fastgmtl.distributed import Part, World, partition, share
+from fastgmtl.distributed import Part, World, lost, partition, share
 
 
 def _grid(side: int) -> Graph:
@@ -143,3 +143,15 @@ def test_labels_of_every_node_type_go_with_their_nodes() -> None:
                 assert torch.equal(mask[about], given.split[split][rows]) and not mask[~about].any()
                 assert got.count(split) == given.count(split)
     assert torch.equal(shares[0].x, data.x[parts[0].nodes]) and shares[0].source == "somewhere"
+
+
+def test_what_is_said_of_a_rank_that_has_ended() -> None:
+    """The first sentence of gloo's message, without a path; what is no such message is not taken for one."""
+    text = (
+        "[/a/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:14210: Connection reset by peer. This is why.\nMore"
+    )
+    told = "Read error [127.0.0.1]:14210: Connection reset by peer"
+    found = lost(World(1, 3), RuntimeError(text))
+    assert str(found) == f"rank 1 of 3: another rank has ended or does not answer ({told})"
+    assert lost(World(1, 3), RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert lost(World(1, 3), ValueError(text)) is None
