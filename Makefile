@@ -82,7 +82,7 @@ reproduce-links: $(VENV)/built
 reproduce-sheaf: $(VENV)/built
 	$(RUN) -m scripts.reproduce_sheaf $(ARGS)
 
-# DAGNN, virtual nodes, Virgo, influence, hypernetwork, self-tuning; make reproduce-systems ARGS="--systems DAGNN --seeds 1"
+# DAGNN, virtual nodes, Virgo, influence, hypernetwork, self-tuning; make reproduce-systems ARGS="--seeds 3"
 reproduce-systems: $(VENV)/built
 	$(RUN) -m scripts.reproduce_systems $(ARGS)
 

@@ -226,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     systems = list(dict.fromkeys(system for system, *_ in RUNS))
     parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after so many")
     parser.add_argument("--out", type=Path, default=Path("results/systems.csv"), help="a row for each training")
     arguments = parser.parse_args()
