@@ -170,6 +170,7 @@ struct Spmm : Edges<S, I> {
         const I* edge = this->arg + (this->arg_of_rows ? r : static_cast<int64_t>(col[e])) * full + tile_at;
         const A weight = this->coefficient(e, t);
         const I id = static_cast<I>(this->id(e));
+#pragma GCC ivdep  // as in sddmm: one loop, wherever the memory lies
         for (int k = 0; k < n; ++k) sum[k] += edge[k] == id ? weight * widen(from[k]) : A{0};
       }
       const A scale = this->scale_of_row(r);
