@@ -23,6 +23,8 @@ MAPS: dict[type, tuple[str, str]] = {
     pyg.GraphConv: ("lin_rel", "lin_root"),
     FastGraphConv: ("lin_rel", "lin_root"),
 }
+# The pass writes a row for each node and relation: more of them than this for each edge are left to the parent.
+ROWS_PER_EDGE = 4
 
 
 def is_alike(layer: pyg.HeteroConv) -> bool:
@@ -49,7 +51,8 @@ class FastHeteroConv(pyg.HeteroConv):  # type: ignore[misc]
     .. math:: \\sum_r (W_r \\, \\mathrm{aggr}_r x + b_r + V_r x_i) =
         [W_1 \\dots W_R] [\\mathrm{aggr}_1 x; \\dots; \\mathrm{aggr}_R x] + \\sum_r b_r + \\Big(\\sum_r V_r\\Big) x_i
 
-    One product for all relations and one for all maps of the node itself. What it does not serve is PyTorch Geometric's
+    One product for all relations and one for all maps of the node itself. A row of features is written for each node
+    and relation, as many numbers as the parent keeps for its backward. What it does not serve is PyTorch Geometric's
     path, on which each convolution is fast by itself.
     """
 
@@ -86,8 +89,11 @@ class FastHeteroConv(pyg.HeteroConv):  # type: ignore[misc]
         features = [x_dict[t] for t in self._types()]
         if any(not isinstance(x, Tensor) or x.dtype != features[0].dtype for x in features):
             return "features of another form"
-        if not is_worth_a_graph(parts[0], sum(count(e) for e in parts) * features[0].size(-1)):
+        number = sum(count(e) for e in parts)
+        if not is_worth_a_graph(parts[0], number * features[0].size(-1)):
             return "small input"
+        if sum(x_dict[r[2]].size(0) for r, _ in convs) > ROWS_PER_EDGE * number:
+            return "relations that most nodes lack"
         if not is_alike(self):
             return "convolutions that are not alike"
         for relation, conv in convs:

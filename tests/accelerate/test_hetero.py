@@ -121,6 +121,9 @@ def test_calls_that_are_the_parent_s() -> None:
             got = ours(*given, **keywords)
             assert_same([got[t] for t in want], list(want.values()))
         assert ours._calls[reason] == 1
+    one = {r: e[:, :1] for r, e in edges.items()}
+    assert_same([ours(x, one)["paper"]], [theirs(x, one)["paper"]])
+    assert ours._calls["relations that most nodes lack"] == 1
     seen: list[Tensor] = []
     handle = ours.convs[RELATIONS[1]].register_forward_hook(lambda *a: seen.append(a[2]))
     assert_same([ours(x, edges)["paper"]], [theirs(x, edges)["paper"]])
