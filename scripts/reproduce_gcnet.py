@@ -92,6 +92,15 @@ class Plan:
         )
 
 
+def ordering(rows: Sequence[tuple[str, ...]]) -> str:
+    """The runs by their mean test score, the best first; what was found once says little of a difference."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row[1], []).append(float(row[10]))
+    best = sorted(scores, key=lambda run: -sum(scores[run]) / len(scores[run]))
+    return "; ".join(best) + (" (one seed)" if max(map(len, scores.values())) == 1 else "")
+
+
 def section(rows: Sequence[tuple[str, ...]]) -> str:
     """A table of S1, and one of molecules."""
     parts = []
@@ -113,9 +122,10 @@ def section(rows: Sequence[tuple[str, ...]]) -> str:
                     cells.append(spread(values, scale) if known else "")
             if any(row[1] == run and row[0] in there for row in rows):
                 lines.append(cells)
+        order = [f"{name}: {ordering([row for row in rows if row[0] == name])}." for name in there]
         if lines:
             head = ["run", *(f"{name}: {title}" for name in there for title in ("seeds", *(c[0] for c in columns)))]
-            parts.append(table(head, lines))
+            parts += [table(head, lines), "Test AUC in order. " + " ".join(order)]
     return "\n\n".join(parts)
 
 

@@ -187,7 +187,9 @@ def test_gcnet_has_a_table_of_known_graphs_and_one_of_molecules(scripts: Callabl
         row("S1, T = 10", "shared", 0, nothing, 0.6),
         row("tox21", "shared", 0, nothing, 0.75),
     ]
-    known, molecules = script.section(rows).split("\n\n")
+    known, of_known, molecules, of_molecules = script.section(rows).split("\n\n")
+    assert of_known == "Test AUC in order. S1, T = 10: GCNet; shared."
+    assert of_molecules == "Test AUC in order. tox21: shared (one seed)."
     assert "| GCNet | 2 | 95.00 ± 7.07 | 80.00 ± 14.14 | 3.00 ± 1.41 | 70.00 ± 0.00 |" in known
     assert "| shared | 1 |  |  |  | 60.00 |" in known
     assert molecules.splitlines()[0] == "| run | tox21: seeds | tox21: test AUC |"
