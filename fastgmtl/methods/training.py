@@ -64,7 +64,7 @@ class Method(nn.Module, ABC):
     """
 
     config_type: ClassVar[type[TrainConfig]]
-    # Whether features of other dtypes than float32 are widened part by part; else all are, before the method is built.
+    # Whether features of another dtype than the weights' are cast part by part; else all are, before it is built.
     widens: ClassVar[bool] = False
     modes: ClassVar[frozenset[str]] = frozenset()  # of fastgmtl.methods.parallel, in which several processes train it
 
@@ -173,8 +173,8 @@ class Trainer:
     ) -> None:
         if mode is not None and mode.name not in method.modes:
             raise ValueError(f"{method.__name__} cannot be trained by several processes in mode {mode.name}")
-        if dataset.x.dtype != torch.float32 and not method.widens:
-            dataset = replace(dataset, x=dataset.x.float())
+        if dataset.x.dtype != torch.get_default_dtype() and not method.widens:
+            dataset = replace(dataset, x=dataset.x.to(torch.get_default_dtype()))
         self.config = config
         self.mode = mode
         self.epoch = 0
