@@ -49,9 +49,8 @@ def by_ids(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_real_data(name: str) -> None:
-    if name not in kg_names():
-        pytest.skip(f"needs {knowledge.FOLDERS[name]} in the data roots")
+def test_real_data(name: str, data_root: Path) -> None:
+    assert name in kg_names(), f"{knowledge.FOLDERS[name]} must be in the data roots"
     found = load_kg(name)
     sizes = [len(found.splits[split]) for split in ("train", "val", "test")]
     assert (found.num_entities, found.num_relations, *sizes) == COUNTS[name]

@@ -87,7 +87,7 @@ class Energy:
     def mechanisms(self, f: Tensor, y: Tensor) -> Tensor:
         """E_t [..., T] of fields f [..., K]; 0 where y is missing."""
         energy = self.variables.cross_entropy(f, y)
-        if self.variables.numbers.any():
+        if self.variables.has_numbers:
             each = (y.nan_to_num() - f).square() / 2 * (-2 * self.log_sigma).exp() + self.log_sigma
             energy = energy + self.variables.pool(torch.where(self.variables.numbers & ~y.isnan(), each, 0))
         return energy

@@ -38,8 +38,8 @@ def couplings(energy: Energy) -> Tensor:
 def alternatives(energy: Energy, y: Tensor, field: Tensor, table: Tensor, k: int) -> Tensor:
     """E^{do k} [B, C] of every value of the label or class k; field F [B, K] is that of y, table of ``couplings``."""
     variables = energy.variables
-    columns = (variables.variable == k).nonzero()[:, 0]
-    values = _values(y, len(columns))
+    columns = variables.columns[k]
+    values = _values(y, columns.stop - columns.start)
     now = _seen(energy, y)[:, columns]
     change = (values - now[:, None]) @ table[..., columns, :]  # [B, C, K]
     each = energy.mechanisms(field[:, None] + change, y[:, None])
@@ -48,18 +48,17 @@ def alternatives(energy: Energy, y: Tensor, field: Tensor, table: Tensor, k: int
 
 def own(energy: Energy, field: Tensor, k: int) -> Tensor:
     """-log P [B, C] of every value of k by its own mechanism."""
-    columns = (energy.variables.variable == k).nonzero()[:, 0]
-    f = field[:, columns]
-    return -f.log_softmax(1) if len(columns) > 1 else -torch.nn.functional.logsigmoid(torch.cat((-f, f), 1))
+    f = field[:, energy.variables.columns[k]]
+    return -f.log_softmax(1) if f.shape[1] > 1 else -torch.nn.functional.logsigmoid(torch.cat((-f, f), 1))
 
 
 def intervention_loss(energy: Energy, y: Tensor, weighted: bool, with_own: bool) -> Tensor:
     """L_ice of this module; ``with_own`` the pseudo-likelihood, which needs no weights."""
     field, table, known = energy.field(y), couplings(energy), energy.variables.known(y)
     total, count = field.new_zeros(()), known[:, energy.variables.discrete].sum()
-    for k, column in _discrete(energy):
+    for k in energy.variables.choices:
         cost, by_itself = alternatives(energy, y, field, table, k), own(energy, field, k)
-        seen = _place(energy, y, k, column)
+        seen = _place(y[:, energy.variables.columns[k]])
         log = (-cost - by_itself if with_own else -cost).log_softmax(1).gather(1, seen)[:, 0]
         if weighted and not with_own:
             propensity = by_itself.detach().gather(1, seen)[:, 0] - math.log(cost.shape[1])
@@ -77,13 +76,12 @@ def sweep(energy: Energy, y: Tensor, fixed: Tensor, sweeps: int) -> tuple[Tensor
     """
     table, variables = couplings(energy), energy.variables
     y, mean = y.clone(), torch.zeros_like(y)
-    discrete = _discrete(energy)
     for _ in range(sweeps):
         field = energy.field(y)
-        for place in torch.randperm(len(discrete)).tolist():
-            k, column = discrete[place]
-            width = int(variables.size[column])
-            columns = slice(column, column + width)
+        for place in torch.randperm(len(variables.choices)).tolist():
+            k = variables.choices[place]
+            columns = variables.columns[k]
+            width = columns.stop - columns.start
             odds = -alternatives(energy, y, field, table, k) - own(energy, field, k)
             chance = odds.softmax(1)
             place = chance.multinomial(1)
@@ -94,7 +92,7 @@ def sweep(energy: Energy, y: Tensor, fixed: Tensor, sweeps: int) -> tuple[Tensor
             y[:, columns] = new
             change = (variables.values(y)[:, columns] - before)[:, None]
             field = field + (change @ table[..., columns, :])[:, 0]
-        if variables.numbers.any():
+        if variables.has_numbers:
             y, better = _langevin(energy, y, fixed, _stiffness(energy, table))
             mean += torch.where(variables.numbers, better, 0)
     return y, mean / sweeps
@@ -129,20 +127,12 @@ def edge_ratios(energy: Energy, y: Tensor, every: Tensor, present: Tensor) -> Te
     """
     variables, field, known = energy.variables, energy.field(y), energy.variables.known(y)
     seen, found = _seen(energy, y), torch.zeros_like(present, dtype=field.dtype)
-    for s in range(variables.count):
-        columns = (variables.variable == s).nonzero()[:, 0]
+    for s, columns in enumerate(variables.columns):
         push = (seen[:, None, columns] @ every[..., columns, :])[:, 0]
         without = field - torch.where(present[s, variables.variable], push, 0)
         gained = energy.mechanisms(without, y) - energy.mechanisms(without + push, y)
         found[s] = torch.where(known & known[:, s, None], gained, 0).sum(0)
     return found.fill_diagonal_(0)
-
-
-def _discrete(energy: Energy) -> list[tuple[int, int]]:
-    """Labels and classes, each with its first column."""
-    variables = energy.variables
-    here = variables.discrete.tolist()
-    return [(k, column) for k, column in enumerate(variables.first.tolist()) if here[k]]
 
 
 def _seen(energy: Energy, y: Tensor) -> Tensor:
@@ -158,7 +148,7 @@ def _values(y: Tensor, width: int) -> Tensor:
     return torch.eye(width, dtype=y.dtype, device=y.device) - 1 / width
 
 
-def _place(energy: Energy, y: Tensor, k: int, column: int) -> Tensor:
-    """Which value [B, 1] the label or class k has; any where it is missing."""
-    here = y[:, column : column + int(energy.variables.size[column])].nan_to_num()
+def _place(y: Tensor) -> Tensor:
+    """Which value [B, 1] a label or class with the columns y has; any where it is missing."""
+    here = y.nan_to_num()
     return here.argmax(1, keepdim=True) if here.shape[1] > 1 else here.long()

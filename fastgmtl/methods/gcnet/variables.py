@@ -34,8 +34,13 @@ class Variables(nn.Module):
         self.register_buffer("size", width[variable])
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.bool)[variable])
         self.register_buffer("classes", width[variable] > 1)
-        self.plain = bool((width == 1).all())
-        self.binary = self.plain and not any(numbers)
+        # Known without asking the device: the columns of each variable, and which are no numbers.
+        ends = width.cumsum(0).tolist()
+        self.columns = [slice(end - size, end) for end, size in zip(ends, width.tolist(), strict=True)]
+        self.choices = [k for k, number in enumerate(numbers) if not number]
+        self.plain = len(variable) == len(width)
+        self.has_numbers = any(numbers)
+        self.binary = self.plain and not self.has_numbers
 
     @property
     def count(self) -> int:
