@@ -7,6 +7,7 @@ the auxiliary tasks; heads get the gradients of their own losses.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
@@ -216,9 +217,9 @@ class Surgery(Auxiliary):
         super().__init__(dataset, config, generator)
         self.aggregator = self.make(len(self.names))
 
+    @abstractmethod
     def make(self, tasks: int) -> gradients.GramAggregator:
         """The aggregator, with the target as row 0."""
-        raise NotImplementedError
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Gram matrix, weights, combination; heads get plain gradients."""

@@ -7,6 +7,7 @@ hyperparameters by implicit differentiation, AISTATS 2020.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -136,13 +137,13 @@ class MetaLearner(auxiliary.Auxiliary):
         """Whether phi is trained."""
         return True
 
+    @abstractmethod
     def learned(self) -> Tensor:
         """phi [T]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def meta_step(self) -> None:
         """One step of phi."""
-        raise NotImplementedError
 
     def weights(self, gram: Tensor | None) -> Tensor:
         """Weights [T] of the losses in L_train."""
